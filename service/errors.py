@@ -1,0 +1,138 @@
+"""Everything that can go wrong and be told to a client, as one tree; `frontend.py` maps it to status codes by `code`.
+
+`reason` is the ErrorInfo reason (google.rpc.ErrorInfo), stable for programs; the message carries ids and numbers, for people.
+"""
+
+from typing import ClassVar
+
+import grpc
+
+
+class ServiceError(Exception):
+    """Base: an error a client is told about."""
+
+    code: ClassVar[grpc.StatusCode] = grpc.StatusCode.INTERNAL
+    reason: ClassVar[str] = "INTERNAL"
+
+
+class InvalidRequest(ServiceError):
+    """The message itself makes no sense: a bad option, a malformed id, a stream without a config."""
+
+    code = grpc.StatusCode.INVALID_ARGUMENT
+    reason = "INVALID_REQUEST"
+
+
+class BadFrame(ServiceError):
+    """The frame holds no picture we can read: not an image, truncated, a raw size that does not match."""
+
+    code = grpc.StatusCode.INVALID_ARGUMENT
+    reason = "BAD_FRAME"
+
+
+class FrameTooLarge(ServiceError):
+    """The frame is over `max_frame_bytes` or `max_frame_pixels`."""
+
+    code = grpc.StatusCode.RESOURCE_EXHAUSTED
+    reason = "FRAME_TOO_LARGE"
+
+
+class FrameOutOfOrder(ServiceError):
+    """The frame's number does not rise, and the session asked for strict order."""
+
+    code = grpc.StatusCode.INVALID_ARGUMENT
+    reason = "FRAME_OUT_OF_ORDER"
+
+
+class BadBox(ServiceError):
+    """The box is empty, not finite or outside the frame."""
+
+    code = grpc.StatusCode.INVALID_ARGUMENT
+    reason = "BAD_BOX"
+
+
+class NoTarget(ServiceError):
+    """The session has no target yet, so there is nothing to track on this frame."""
+
+    code = grpc.StatusCode.FAILED_PRECONDITION
+    reason = "NO_TARGET"
+
+
+class TargetNotFound(ServiceError):
+    """A command names a target that the session does not have."""
+
+    code = grpc.StatusCode.NOT_FOUND
+    reason = "TARGET_NOT_FOUND"
+
+
+class TooManyTargets(ServiceError):
+    """The session is at `max_targets_per_session`."""
+
+    code = grpc.StatusCode.RESOURCE_EXHAUSTED
+    reason = "TOO_MANY_TARGETS"
+
+
+class SessionNotFound(ServiceError):
+    """No session of this client has this id: it never was, or has expired."""
+
+    code = grpc.StatusCode.NOT_FOUND
+    reason = "SESSION_NOT_FOUND"
+
+
+class SessionBusy(ServiceError):
+    """A stream holds the session, so a single frame cannot be tracked in it."""
+
+    code = grpc.StatusCode.FAILED_PRECONDITION
+    reason = "SESSION_BUSY"
+
+
+class SessionTakenOver(ServiceError):
+    """Another stream was opened on this session; this one is over."""
+
+    code = grpc.StatusCode.ABORTED
+    reason = "SESSION_TAKEN_OVER"
+
+
+class TooManySessions(ServiceError):
+    """The server is at `max_sessions`."""
+
+    code = grpc.StatusCode.RESOURCE_EXHAUSTED
+    reason = "TOO_MANY_SESSIONS"
+
+
+class TooManyStreams(ServiceError):
+    """The server is at `max_streams`."""
+
+    code = grpc.StatusCode.RESOURCE_EXHAUSTED
+    reason = "TOO_MANY_STREAMS"
+
+
+class Draining(ServiceError):
+    """The server is going away and takes no new work."""
+
+    code = grpc.StatusCode.UNAVAILABLE
+    reason = "DRAINING"
+
+
+class WorkerUnavailable(ServiceError):
+    """No worker answered in time."""
+
+    code = grpc.StatusCode.UNAVAILABLE
+    reason = "WORKER_UNAVAILABLE"
+
+
+class NonFinitePrediction(ServiceError):
+    """The network's answer for this frame is not a number; the target stays where it was."""
+
+    reason = "NON_FINITE_PREDICTION"
+
+
+class PoisonedFrame(ServiceError):
+    """The worker died twice with this frame in hand; it is not tried again."""
+
+    reason = "POISONED_FRAME"
+
+
+class DeviceError(ServiceError):
+    """The device refused this frame."""
+
+    reason = "DEVICE_ERROR"

@@ -1,0 +1,143 @@
+"""What passes between front and worker over their unix socket: named, typed, versioned.
+
+On the wire a message is its length (4 bytes, big endian) and a msgpack array tagged with the message's name. Both
+ends run the same release: a worker whose `Hello` names another PROTOCOL_VERSION is refused by the front.
+Times are `time.monotonic()` seconds, which front and worker on one host share.
+"""
+
+import msgspec
+
+PROTOCOL_VERSION = 1
+MAX_MESSAGE_BYTES = 64 * 1024 * 1024
+
+
+class Message(msgspec.Struct, frozen=True, array_like=True, tag=True):
+    """Base of all messages, for the tag and the compact layout."""
+
+
+class Hello(Message):
+    """Worker to front, first on every connection: what this worker runs. `update_rule` holds the fields of UpdateRule."""
+
+    protocol_version: int
+    pid: int
+    variant: str
+    weights_sha256: str
+    device: str
+    precision: str
+    slots: int
+    max_batch: int
+    template_size: int
+    search_size: int
+    template_factor: float
+    search_factor: float
+    has_score_head: bool
+    update_rule: dict[str, float | int | bool]
+
+
+class TrackItem(Message):
+    """Front to worker: find one target in one search crop (uint8 RGB, search_size squared).
+
+    `memory_key` names the template memory; `templates` holds the crops it is made of (the template, then the online
+    templates, uint8 RGB, template_size squared each) whenever the front cannot know that the worker has it, and is empty
+    otherwise. `client` is who waits, for fairness. `alone` asks for a batch of its own (suspected of a crash).
+    """
+
+    item_id: int
+    client: str
+    memory_key: bytes
+    search: bytes
+    templates: tuple[bytes, ...]
+    arrived_at: float
+    alone: bool
+
+
+class Release(Message):
+    """Front to worker: one holder of this memory less."""
+
+    memory_key: bytes
+
+
+class Cancel(Message):
+    """Front to worker: nobody waits for this item any more; drop it if it has not been run."""
+
+    item_id: int
+
+
+class Ping(Message):
+    """Front to worker: make one round trip to the device and answer with Pong."""
+
+    ping_id: int
+
+
+class BatchStarted(Message):
+    """Worker to front, before the device is asked: these items are at risk together if the process dies now."""
+
+    item_ids: tuple[int, ...]
+
+
+class Predicted(Message):
+    """Worker to front: the box in shares of the crop (centre x, centre y, width, height), and the score after sigmoid."""
+
+    item_id: int
+    box: tuple[float, float, float, float]
+    score: float | None
+    queue_seconds: float
+    backbone_seconds: float
+    batch_size: int
+
+
+class MemoryMissing(Message):
+    """Worker to front: the item's memory is not held; send it again with its templates."""
+
+    item_id: int
+
+
+class Failed(Message):
+    """Worker to front: the device refused this item. Reasons stand in errors.py."""
+
+    item_id: int
+    reason: str
+    message: str
+
+
+class BatchStats(Message):
+    """Worker to front, after each step: what the device did. `stage_seconds` maps a stage's name (`all` included) to seconds."""
+
+    batch_size: int
+    padded_size: int
+    stage_seconds: dict[str, float]
+    head_seconds: float
+    encoded: int
+    encode_seconds: float
+    slots_in_use: int
+    evictions: int
+
+
+class Pong(Message):
+    """Worker to front: the device answered ping `ping_id`."""
+
+    ping_id: int
+
+
+ToWorker = TrackItem | Release | Cancel | Ping
+ToFront = Hello | BatchStarted | Predicted | MemoryMissing | Failed | BatchStats | Pong
+
+_encoder = msgspec.msgpack.Encoder()
+_to_worker = msgspec.msgpack.Decoder(ToWorker)
+_to_front = msgspec.msgpack.Decoder(ToFront)
+
+
+def encode(message: Message) -> bytes:
+    """The message as it goes over the wire, length first."""
+    body = _encoder.encode(message)
+    return len(body).to_bytes(4, "big") + body
+
+
+def decode_to_worker(body: bytes) -> ToWorker:
+    """A message for the worker, from its bytes without the length. Raises msgspec.DecodeError where it is not one."""
+    return _to_worker.decode(body)
+
+
+def decode_to_front(body: bytes) -> ToFront:
+    """A message for the front, from its bytes without the length. Raises msgspec.DecodeError where it is not one."""
+    return _to_front.decode(body)
