@@ -1,0 +1,110 @@
+"""Settings: which source wins, and what a wrong one is told."""
+
+from pathlib import Path
+
+import pytest
+
+from service.config import SETTINGS, Limits, ServeSettings, SettingsError, load_settings, parse_address
+
+
+def test_nothing_given_is_the_defaults() -> None:
+    assert load_settings({}, {}) == ServeSettings()
+
+
+def test_flag_beats_environment_beats_file(tmp_path: Path) -> None:
+    file = tmp_path / "mixformer.toml"
+    file.write_text("max_batch = 3\nslots = 5\nthreads = 7\n[limits]\nmax_sessions = 11\n")
+    environment = {"MIXFORMER_MAX_BATCH": "4", "MIXFORMER_SLOTS": "6", "HOME": "/root"}
+    settings = load_settings({"max_batch": "8", "slots": None}, environment, file)
+    assert (settings.max_batch, settings.slots, settings.threads, settings.limits.max_sessions) == (8, 6, 7, 11)
+
+
+def test_environment_names_the_file(tmp_path: Path) -> None:
+    file = tmp_path / "mixformer.toml"
+    file.write_text('log_format = "json"\n')
+    assert load_settings({}, {"MIXFORMER_CONFIG": str(file)}).log_format == "json"
+
+
+@pytest.mark.parametrize(
+    ("flags", "environment", "words"),
+    [
+        ({"max_batch": 0}, {}, ["max_batch=0", "flag --max-batch", ">= 1"]),
+        ({}, {"MIXFORMER_MAX_BATCH": "many"}, ["max_batch='many'", "environment MIXFORMER_MAX_BATCH", "int"]),
+        ({}, {"MIXFORMER_MAX_BATHC": "4"}, ["max_bathc='4'", "environment MIXFORMER_MAX_BATHC", "no such setting"]),
+        ({"precision": "float8"}, {}, ["precision='float8'", "flag --precision"]),
+        ({"listen": "localhost"}, {}, ["listen='localhost'", "HOST:PORT"]),
+        ({"metrics": "0.0.0.0:70000"}, {}, ["metrics='0.0.0.0:70000'", "65535"]),
+        ({"worker_socket": "/tmp/x"}, {}, ["worker_socket", "no such setting"]),
+        ({"grace_seconds": "nan"}, {}, ["grace_seconds='nan'"]),
+        (
+            {"idle_timeout_seconds": 9, "max_idle_timeout_seconds": 5},
+            {},
+            ["idle_timeout_seconds 9 is over max_idle_timeout_seconds 5", "flag --idle-timeout-seconds"],
+        ),
+    ],
+)
+def test_a_wrong_setting_is_named_with_value_and_source(
+    flags: dict[str, object], environment: dict[str, str], words: list[str]
+) -> None:
+    with pytest.raises(SettingsError) as caught:
+        load_settings(flags, environment)
+    assert [word for word in words if word not in str(caught.value)] == []
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("bogus = 1\n", ["bogus=1", "no such setting"]),
+        ("max_sessions = 1\n", ["max_sessions=1", "under [limits]"]),
+        ("[limits]\nslots = 1\n", ["slots=1", "above [limits]"]),
+        ("slots = \n", ["cannot be read"]),
+        ("slots = 'x'\n", ["slots='x'"]),
+        ("limits = 3\n", ["limits=3"]),
+    ],
+)
+def test_a_wrong_file_is_named(tmp_path: Path, text: str, words: list[str]) -> None:
+    file = tmp_path / "mixformer.toml"
+    file.write_text(text)
+    with pytest.raises(SettingsError) as caught:
+        load_settings({}, {}, file)
+    assert [word for word in [*words, str(file)] if word not in str(caught.value)] == []
+
+
+def test_a_missing_file_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=r"absent\.toml cannot be read"):
+        load_settings({}, {}, tmp_path / "absent.toml")
+
+
+def test_variables_that_kubernetes_adds_for_a_service_are_no_settings() -> None:
+    links = {
+        "MIXFORMER_SERVICE_HOST": "10.0.0.1",
+        "MIXFORMER_SERVICE_PORT_GRPC": "50051",
+        "MIXFORMER_PORT": "tcp://10.0.0.1:50051",
+        "MIXFORMER_PORT_50051_TCP_ADDR": "10.0.0.1",
+        "MIXFORMER_ROUTER_SERVICE_PORT": "1",
+    }
+    assert load_settings({}, links) == ServeSettings()
+
+
+def test_settings_survive_the_way_to_a_child() -> None:
+    settings = ServeSettings(listen="0.0.0.0:0", worker_socket="/run/w.sock", limits=Limits(max_sessions=3))
+    assert b"\n" not in settings.to_json()
+    assert ServeSettings.from_json(settings.to_json()) == settings
+
+
+def test_a_child_without_settings_says_so() -> None:
+    with pytest.raises(SettingsError, match="standard input"):
+        ServeSettings.from_json(b"\n")
+
+
+def test_every_setting_has_a_help_text() -> None:
+    assert [name for name, setting in SETTINGS.items() if not setting.help] == []
+    assert SETTINGS["precision"].choices == ("auto", "float32", "bfloat16", "float16")
+    assert SETTINGS["listen"].choices == ()
+
+
+@pytest.mark.parametrize(
+    ("text", "host", "port"), [("127.0.0.1:1", "127.0.0.1", 1), ("[::1]:50051", "::1", 50051), ("::1:5", "::1", 5)]
+)
+def test_addresses(text: str, host: str, port: int) -> None:
+    assert parse_address(text) == (host, port)
