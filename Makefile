@@ -1,0 +1,60 @@
+# make setup   .venv with everything in it (TORCH_INDEX=https://download.pytorch.org/whl/cpu takes torch's small CPU build)
+# make demo    track a real clip over gRPC on this machine's CPU; results in demo_output/
+# make test    the test suite
+# make check   lint, format, types, API lint, generated stubs fresh
+# make proto   generate the gRPC stubs again after a change to tracking.proto
+# make lock    resolve requirements.lock again after a change to the dependencies
+
+PYTHON ?= python3
+TORCH_INDEX ?=
+BIN := .venv/bin
+READY := .venv/.ready
+PROTO := mixformer/tracking/v1/tracking
+STUBS := $(addprefix $(PROTO)_,pb2.py pb2.pyi pb2_grpc.py pb2_grpc.pyi)
+CODE := $(wildcard model service training benchmarks tests)
+
+.PHONY: setup demo test check stubs-fresh proto lock clean
+
+setup: $(READY)
+
+# torch stands outside the lock: its builds differ by platform and device, and so do their hashes.
+$(READY): requirements.lock pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --require-hashes -r requirements.lock
+	$(BIN)/python -m pip install --quiet $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch==2.13.0
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .
+	touch $@
+
+demo: setup
+	$(BIN)/python deploy/demo.py
+
+test: setup
+	$(BIN)/python -m pytest
+
+check: setup stubs-fresh
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy $(CODE)
+	$(BIN)/buf lint
+
+# $(call generate,DIRECTORY): writes the stubs below DIRECTORY.
+define generate
+$(BIN)/python -m grpc_tools.protoc --proto_path=proto --python_out=$(1) --grpc_python_out=$(1) \
+	--plugin=protoc-gen-mypy=$(BIN)/protoc-gen-mypy --mypy_out=quiet:$(1) \
+	--plugin=protoc-gen-mypy_grpc=$(BIN)/protoc-gen-mypy_grpc --mypy_grpc_out=quiet:$(1) proto/$(PROTO).proto
+endef
+
+proto: setup
+	$(call generate,proto)
+
+stubs-fresh: setup
+	mkdir -p build/stubs
+	$(call generate,build/stubs)
+	for stub in $(STUBS); do diff proto/$$stub build/stubs/$$stub || { echo "stale stubs: run make proto"; exit 1; }; done
+
+lock: setup
+	$(BIN)/uv pip compile pyproject.toml --extra demo --extra train --extra dev --universal --python-version 3.11 \
+		--generate-hashes --no-emit-index-url --no-header --quiet --upgrade --output-file requirements.lock
+
+clean:
+	rm -rf .venv build demo_output *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
