@@ -6,11 +6,11 @@ from enum import StrEnum
 MAX_ONLINE_TEMPLATES = 5
 
 
-class Attention(StrEnum):
-    """How a block makes q, k and v: behind depthwise convolutions (MixCvT) or by one Linear (MixViT)."""
+class Family(StrEnum):
+    """`MIXCVT`: q, k and v behind depthwise convolutions. `MIXVIT`: q, k and v of one Linear, positions from tables."""
 
-    CONVOLUTIONAL = "convolutional"
-    LINEAR = "linear"
+    MIXCVT = "mixcvt"
+    MIXVIT = "mixvit"
 
 
 class CornerHeadKind(StrEnum):
@@ -37,7 +37,7 @@ class ModelConfig:
     """A variant of MixFormer. Sizes are the sides of the square crops, in pixels."""
 
     name: str
-    attention: Attention
+    family: Family
     stages: tuple[StageConfig, ...]
     template_size: int
     search_size: int
@@ -99,21 +99,25 @@ class UpdateRule:
                 raise ValueError(f"{name} {value:g} is outside 0 to 1")
 
 
-def _convolutional(dims: tuple[int, int, int], heads: tuple[int, int, int], depths: tuple[int, int, int]) -> tuple[StageConfig, ...]:
+def _convolutional(
+    dims: tuple[int, int, int], heads: tuple[int, int, int], depths: tuple[int, int, int]
+) -> tuple[StageConfig, ...]:
     embeddings = ((7, 4, 2), (3, 2, 1), (3, 2, 1))
     return tuple(StageConfig(*values, *patch) for *values, patch in zip(dims, heads, depths, embeddings, strict=True))
 
 
-def _mixcvt(name: str, stages: tuple[StageConfig, ...], *, score: bool, head_channels: int = 384, search: int = 320) -> ModelConfig:
+def _mixcvt(
+    name: str, stages: tuple[StageConfig, ...], *, score: bool, head_channels: int = 384, search: int = 320
+) -> ModelConfig:
     return ModelConfig(
-        name=name, attention=Attention.CONVOLUTIONAL, stages=stages, template_size=128, search_size=search,
+        name=name, family=Family.MIXCVT, stages=stages, template_size=128, search_size=search,
         template_factor=2.0, search_factor=5.0, head=CornerHeadKind.PLAIN, head_channels=head_channels, has_score_head=score,
     )  # fmt: skip
 
 
 def _mixvit(name: str, dim: int, depth: int, heads: int, template: int, search: int, head_channels: int = 384) -> ModelConfig:
     return ModelConfig(
-        name=name, attention=Attention.LINEAR, stages=(StageConfig(dim, heads, depth, 16, 16, 0),), template_size=template,
+        name=name, family=Family.MIXVIT, stages=(StageConfig(dim, heads, depth, 16, 16, 0),), template_size=template,
         search_size=search, template_factor=2.0, search_factor=4.5, head=CornerHeadKind.PYRAMID, head_channels=head_channels,
         has_score_head=True,
     )  # fmt: skip

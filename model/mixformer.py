@@ -1,0 +1,102 @@
+"""MixFormer: what was the target, where is it now, and is it there at all.
+
+Two passes serve a stream: `encode` once a template change, `track` once a frame. `forward` is both, differentiable, for training.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+
+from model.backbone import Backbone
+from model.config import ModelConfig
+from model.heads import CornerHead, Corners, ScoreHead
+from model.memory import TemplateMemory
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+class Prediction(NamedTuple):
+    """boxes [B, 4]: centre x, centre y, width, height in shares of the crop's side. scores [B] in [0, 1], None without score head."""
+
+    boxes: Tensor
+    scores: Tensor | None
+
+
+class JointOutput(NamedTuple):
+    """Boxes and corner maps, with the search features [B, C, H, W] and template tokens [B, N, C] that the score head reads."""
+
+    corners: Corners
+    features: Tensor
+    template_tokens: Tensor
+
+
+def ignore_mark(name: str) -> None:
+    """For a caller of `track` who measures nothing."""
+
+
+class MixFormer(nn.Module):
+    """The network of one variant. Crops are square, uint8 RGB, height x width x channel."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.precision = torch.float32
+        self.backbone = Backbone(config)
+        self.box_head = CornerHead(config)
+        self.score_head = ScoreHead(config.dim, config.stages[-1].heads) if config.has_score_head else None
+        self.register_buffer("mean", torch.tensor(IMAGENET_MEAN)[:, None, None], persistent=False)
+        self.register_buffer("std", torch.tensor(IMAGENET_STD)[:, None, None], persistent=False)
+
+    def set_precision(self, dtype: torch.dtype) -> None:
+        """Compute in `dtype`. Normalisation, corner expectations and precise RoI pooling stay in float32."""
+        self.precision = dtype
+        for part in self.children():
+            part.to(dtype)
+
+    def normalise(self, crops: Tensor) -> Tensor:
+        """uint8 [..., S, S, 3] -> [..., 3, S, S] of ImageNet statistics, in the model's precision."""
+        channels_first = rearrange(crops, "... h w c -> ... c h w")
+        return ((channels_first.float() / 255.0 - self.mean) / self.std).to(self.precision)
+
+    def encode(self, crops: Tensor) -> TemplateMemory:
+        """crops uint8 [B, 1 + K, T, T, 3], the original template first -> the memory that `track` reads."""
+        return self.backbone.encode(self.normalise(crops))
+
+    def track(self, crops: Tensor, memory: TemplateMemory, mark: Callable[[str], None] = ignore_mark) -> Prediction:
+        """crops uint8 [B, S, S, 3], memory of the same B targets -> where and how sure.
+
+        `mark(name)` is called once the work of a part is asked for: each stage where there are several, "backbone", "head".
+        """
+        features = self.backbone(self.normalise(crops), memory, mark)
+        boxes = self.box_head(features).boxes
+        scores = None
+        if self.score_head is not None:
+            scores = self.score_head(features, memory.template_tokens, boxes).float().sigmoid()
+        mark("head")
+        return Prediction(to_centre(boxes), scores)
+
+    def forward(self, templates: Tensor, search: Tensor) -> JointOutput:
+        """templates [B, 1 + K, 3, T, T] and search [B, 3, S, S], both normalised -> boxes, and what the score head needs."""
+        memory = self.backbone.encode(templates)
+        features = self.backbone(search, memory, ignore_mark)
+        return JointOutput(self.box_head(features), features, memory.template_tokens)
+
+    def score(self, features: Tensor, template_tokens: Tensor, boxes: Tensor) -> Tensor:
+        """Logits [B] that the target is inside boxes [B, 4] (x1, y1, x2, y2 in shares of the crop); ValueError without a score head."""
+        if self.score_head is None:
+            raise ValueError(f"variant {self.config.name} has no score head")
+        logits: Tensor = self.score_head(features, template_tokens, boxes)
+        return logits
+
+
+def to_centre(boxes: Tensor) -> Tensor:
+    """x1, y1, x2, y2 -> centre x, centre y, width, height; [..., 4]."""
+    corner, opposite = boxes[..., :2], boxes[..., 2:]
+    return torch.cat([(corner + opposite) / 2, opposite - corner], dim=-1)

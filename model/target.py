@@ -1,0 +1,176 @@
+"""One tracked target: where it is, how sure we are, and when its templates are renewed.
+
+Holds everything a tracker must not forget between frames, in plain values and uint8 crops; the network's memory is derived from
+`templates`. The rules are those of the original's tracker (`MixFormerOnline.track`, lib/test/tracker/mixformer_cvt_online.py).
+"""
+
+import hashlib
+import math
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import NamedTuple
+
+from model.config import ModelConfig, UpdateRule
+from model.crop import Image, cut
+from model.geometry import Box, CropBox, clip, crop_window, meets_frame, to_frame
+
+
+class TargetStatus(IntEnum):
+    """How far a target's box can be trusted. UNSPECIFIED: the network has no score head."""
+
+    UNSPECIFIED = 0
+    TRACKED = 1
+    UNCERTAIN = 2
+    LOST = 3
+
+
+class TargetReport(NamedTuple):
+    """What is known of a target after a frame. score in [0, 1], None without a score head."""
+
+    box: Box
+    score: float | None
+    status: TargetStatus
+    frames_since_tracked: int
+    template_updated: bool
+
+
+class NonFinitePredictionError(ValueError):
+    """The network's answer is not a number; the target was left as it was."""
+
+
+@dataclass
+class TargetState:
+    """The whole state of a target: plain values and crops, enough to go on anywhere.
+
+    `frames` counts predictions, `best_score` and `candidate` the best since the last renewal; `next_replaced` is the online
+    template that a full ring gives up next; `low_frames` counts frames in a row below the rule's lost_threshold.
+    """
+
+    report: TargetReport
+    template: Image
+    online: list[Image]
+    candidate: Image
+    best_score: float = -1.0
+    frames: int = 0
+    next_replaced: int = 0
+    low_frames: int = 0
+
+
+class Target:
+    """A target and its update rule. Frames are uint8 RGB [H, W, 3]; boxes are pixels of the frame."""
+
+    def __init__(self, config: ModelConfig, rule: UpdateRule, state: TargetState) -> None:
+        """Goes on from `state`; `Target.start` begins with a first box."""
+        self._config = config
+        self._rule = rule
+        self.state = state
+        self._key: bytes | None = None
+
+    @classmethod
+    def start(cls, config: ModelConfig, rule: UpdateRule, image: Image, box: Box) -> "Target":
+        """A target that the client says is at `box`. Raises ValueError where the box is empty, not finite or outside the frame."""
+        check_box(box, image.shape[1], image.shape[0])
+        template = cut(image, crop_window(box, config.template_factor), config.template_size)
+        status = TargetStatus.TRACKED if config.has_score_head else TargetStatus.UNSPECIFIED
+        score = 1.0 if config.has_score_head else None
+        report = TargetReport(box, score, status, 0, template_updated=True)
+        return cls(config, rule, TargetState(report, template, [template], template))
+
+    @property
+    def report(self) -> TargetReport:
+        """The last frame's report; on the first frame the given box, whose presence is the client's word (score 1)."""
+        return self.state.report
+
+    @property
+    def templates(self) -> tuple[Image, ...]:
+        """The crops the network's memory is made of: the template, then the online templates, uint8 [T, T, 3] each."""
+        return (self.state.template, *self.state.online)
+
+    @property
+    def memory_key(self) -> bytes:
+        """16 bytes that name the memory: a hash of the variant and the ordered templates."""
+        if self._key is None:
+            digest = hashlib.blake2b(self._config.name.encode(), digest_size=16)
+            for crop in self.templates:
+                digest.update(crop.tobytes())
+            self._key = digest.digest()
+        return self._key
+
+    def search(self, image: Image) -> Image:
+        """The search crop around the last box, uint8 [S, S, 3]. Raises ValueError where it misses the frame (another camera?)."""
+        return cut(image, crop_window(self.report.box, self._config.search_factor), self._config.search_size)
+
+    def relocate(self, box: Box, frame_width: int, frame_height: int) -> None:
+        """Look around `box` from now on, with the same templates. Raises ValueError where the box cannot be used."""
+        check_box(box, frame_width, frame_height)
+        self.state.report = self.report._replace(box=box)
+
+    def advance(self, image: Image, prediction: CropBox, score: float | None) -> TargetReport:
+        """Take a prediction made on `search(image)`, renew templates where the rule says so, and report.
+
+        Raises NonFinitePredictionError, with nothing changed, where the prediction is not a number.
+        """
+        if not all(map(math.isfinite, prediction)) or (score is not None and not math.isfinite(score)):
+            raise NonFinitePredictionError(f"prediction {tuple(prediction)} with score {score} is not finite")
+        last = self.report.box
+        side = crop_window(last, self._config.search_factor).side
+        box = clip(to_frame(prediction, last, side), image.shape[1], image.shape[0])
+        self.state.frames += 1
+        status = self._status(score)
+        renewed = self._renew(image, box, score, status)
+        since = 0 if status in (TargetStatus.TRACKED, TargetStatus.UNSPECIFIED) else self.report.frames_since_tracked + 1
+        self.state.report = TargetReport(box, score, status, since, renewed)
+        return self.state.report
+
+    def _status(self, score: float | None) -> TargetStatus:
+        if score is None:
+            return TargetStatus.UNSPECIFIED
+        rule, state = self._rule, self.state
+        state.low_frames = state.low_frames + 1 if score < rule.lost_threshold else 0
+        if self.report.status is TargetStatus.LOST and score < rule.found_threshold:
+            return TargetStatus.LOST
+        if state.low_frames >= rule.lost_after:
+            return TargetStatus.LOST
+        return TargetStatus.UNCERTAIN if score < rule.uncertain_threshold else TargetStatus.TRACKED
+
+    def _renew(self, image: Image, box: Box, score: float | None, status: TargetStatus) -> bool:
+        """Keep the best recent view as candidate and, every interval, make it an online template. Whether the templates changed."""
+        rule, state = self._rule, self.state
+        state.best_score *= rule.score_decay
+        if score is None:  # the original's offline variant takes the current box, whatever it shows
+            due = state.frames % rule.update_interval == 0
+            return due and self._replace([self._view(image, box)])
+        if score > rule.candidate_threshold and score > state.best_score:
+            state.candidate = self._view(image, box)
+            state.best_score = score
+        if state.frames % rule.update_interval != 0:
+            return False
+        if not rule.renew_when_uncertain and (status is not TargetStatus.TRACKED or state.candidate is state.template):
+            return False
+        online = list(state.online)
+        if len(online) < rule.online_size:
+            online.append(state.candidate)
+        else:
+            online[state.next_replaced] = state.candidate
+            state.next_replaced = (state.next_replaced + 1) % rule.online_size
+        state.best_score = -1.0
+        state.candidate = state.template
+        return self._replace(online)
+
+    def _view(self, image: Image, box: Box) -> Image:
+        return cut(image, crop_window(box, self._config.template_factor), self._config.template_size)
+
+    def _replace(self, online: list[Image]) -> bool:
+        before = self.memory_key
+        self.state.online = online
+        self._key = None
+        return self.memory_key != before
+
+
+def check_box(box: Box, frame_width: int, frame_height: int) -> None:
+    """Raises ValueError, with the numbers, where a client's box is not finite, empty, or nowhere in the frame."""
+    window = crop_window(box, 1.0)
+    inside = box.x < frame_width and box.y < frame_height and box.x + box.width > 0 and box.y + box.height > 0
+    if not inside or not meets_frame(window, frame_width, frame_height):
+        where = f"{box.width:g}x{box.height:g} at {box.x:g},{box.y:g}"
+        raise ValueError(f"box {where} is outside the frame of {frame_width}x{frame_height}")
