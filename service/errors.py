@@ -43,6 +43,20 @@ class FrameOutOfOrder(ServiceError):
     reason = "FRAME_OUT_OF_ORDER"
 
 
+class FrameSuperseded(ServiceError):
+    """A newer frame arrived before this one's turn, and the session asked for DROP_OLDEST."""
+
+    code = grpc.StatusCode.RESOURCE_EXHAUSTED
+    reason = "FRAME_SUPERSEDED"
+
+
+class FrameTooOld(ServiceError):
+    """The frame was captured longer ago than the session's `max_frame_age`."""
+
+    code = grpc.StatusCode.DEADLINE_EXCEEDED
+    reason = "FRAME_TOO_OLD"
+
+
 class BadBox(ServiceError):
     """The box is empty, not finite or outside the frame."""
 
@@ -104,6 +118,13 @@ class TooManyStreams(ServiceError):
 
     code = grpc.StatusCode.RESOURCE_EXHAUSTED
     reason = "TOO_MANY_STREAMS"
+
+
+class Overloaded(ServiceError):
+    """The server's memory for decoded frames is full, or the session's queue of single frames is."""
+
+    code = grpc.StatusCode.RESOURCE_EXHAUSTED
+    reason = "OVERLOADED"
 
 
 class Draining(ServiceError):
