@@ -5,6 +5,8 @@ ends run the same release: a worker whose `Hello` names another PROTOCOL_VERSION
 Times are `time.monotonic()` seconds, which front and worker on one host share.
 """
 
+from collections.abc import Iterator
+
 import msgspec
 
 PROTOCOL_VERSION = 1
@@ -15,7 +17,7 @@ class Message(msgspec.Struct, frozen=True, array_like=True, tag=True):
     """Base of all messages, for the tag and the compact layout."""
 
 
-class Hello(Message):
+class Hello(Message, frozen=True):
     """Worker to front, first on every connection: what this worker runs. `update_rule` holds the fields of UpdateRule."""
 
     protocol_version: int
@@ -34,7 +36,7 @@ class Hello(Message):
     update_rule: dict[str, float | int | bool]
 
 
-class TrackItem(Message):
+class TrackItem(Message, frozen=True):
     """Front to worker: find one target in one search crop (uint8 RGB, search_size squared).
 
     `memory_key` names the template memory; `templates` holds the crops it is made of (the template, then the online
@@ -51,31 +53,31 @@ class TrackItem(Message):
     alone: bool
 
 
-class Release(Message):
-    """Front to worker: one holder of this memory less."""
+class Release(Message, frozen=True):
+    """Front to worker: no target of this front uses this memory any more. (Each front counts its own targets.)"""
 
     memory_key: bytes
 
 
-class Cancel(Message):
+class Cancel(Message, frozen=True):
     """Front to worker: nobody waits for this item any more; drop it if it has not been run."""
 
     item_id: int
 
 
-class Ping(Message):
+class Ping(Message, frozen=True):
     """Front to worker: make one round trip to the device and answer with Pong."""
 
     ping_id: int
 
 
-class BatchStarted(Message):
-    """Worker to front, before the device is asked: these items are at risk together if the process dies now."""
+class BatchStarted(Message, frozen=True):
+    """Worker to front, before the device is asked: these items of this front are at risk if the process dies now."""
 
     item_ids: tuple[int, ...]
 
 
-class Predicted(Message):
+class Predicted(Message, frozen=True):
     """Worker to front: the box in shares of the crop (centre x, centre y, width, height), and the score after sigmoid."""
 
     item_id: int
@@ -86,22 +88,25 @@ class Predicted(Message):
     batch_size: int
 
 
-class MemoryMissing(Message):
+class MemoryMissing(Message, frozen=True):
     """Worker to front: the item's memory is not held; send it again with its templates."""
 
     item_id: int
 
 
-class Failed(Message):
-    """Worker to front: the device refused this item. Reasons stand in errors.py."""
+class Failed(Message, frozen=True):
+    """Worker to front: this item has no prediction, and will have none if it is sent again."""
 
     item_id: int
-    reason: str
     message: str
 
 
-class BatchStats(Message):
-    """Worker to front, after each step: what the device did. `stage_seconds` maps a stage's name (`all` included) to seconds."""
+class BatchStats(Message, frozen=True):
+    """Worker to front, after each step: what the device did in it.
+
+    `stage_seconds` maps a backbone stage's name (and `all`) to seconds, `padded_size` counts the batch with its padding;
+    both are sums where the step took several passes. `evictions` are those of this step, `slots_in_use` stands after it.
+    """
 
     batch_size: int
     padded_size: int
@@ -113,24 +118,44 @@ class BatchStats(Message):
     evictions: int
 
 
-class Pong(Message):
+class Pong(Message, frozen=True):
     """Worker to front: the device answered ping `ping_id`."""
 
     ping_id: int
+    slots_in_use: int
 
 
 ToWorker = TrackItem | Release | Cancel | Ping
 ToFront = Hello | BatchStarted | Predicted | MemoryMissing | Failed | BatchStats | Pong
 
+_LENGTH_BYTES = 4
 _encoder = msgspec.msgpack.Encoder()
-_to_worker = msgspec.msgpack.Decoder(ToWorker)
-_to_front = msgspec.msgpack.Decoder(ToFront)
+_to_worker: msgspec.msgpack.Decoder[ToWorker] = msgspec.msgpack.Decoder(ToWorker)
+_to_front: msgspec.msgpack.Decoder[ToFront] = msgspec.msgpack.Decoder(ToFront)
 
 
-def encode(message: Message) -> bytes:
-    """The message as it goes over the wire, length first."""
-    body = _encoder.encode(message)
-    return len(body).to_bytes(4, "big") + body
+def encode(message: Message) -> bytearray:
+    """The message as it goes over the wire, length first. Raises ValueError where it is over MAX_MESSAGE_BYTES."""
+    wire = bytearray(_LENGTH_BYTES)
+    _encoder.encode_into(message, wire, _LENGTH_BYTES)
+    length = len(wire) - _LENGTH_BYTES
+    _check(length)
+    wire[:_LENGTH_BYTES] = length.to_bytes(_LENGTH_BYTES, "big")
+    return wire
+
+
+def split(received: bytearray) -> Iterator[bytes]:
+    """The whole messages at the start of `received`, without their lengths; they are taken out of it.
+
+    Raises ValueError where a length is over MAX_MESSAGE_BYTES: the other side speaks something else.
+    """
+    while len(received) >= _LENGTH_BYTES:
+        end = _LENGTH_BYTES + _check(int.from_bytes(received[:_LENGTH_BYTES], "big"))
+        if len(received) < end:
+            return
+        body = bytes(memoryview(received)[_LENGTH_BYTES:end])
+        del received[:end]
+        yield body
 
 
 def decode_to_worker(body: bytes) -> ToWorker:
@@ -141,3 +166,9 @@ def decode_to_worker(body: bytes) -> ToWorker:
 def decode_to_front(body: bytes) -> ToFront:
     """A message for the front, from its bytes without the length. Raises msgspec.DecodeError where it is not one."""
     return _to_front.decode(body)
+
+
+def _check(length: int) -> int:
+    if length > MAX_MESSAGE_BYTES:
+        raise ValueError(f"message of {length} bytes is over {MAX_MESSAGE_BYTES}")
+    return length

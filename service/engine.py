@@ -1,0 +1,281 @@
+"""The front's side of the worker link: one call per search crop, and the worker's death as a delay.
+
+The life of an item. `submit` gives it an id and an arrival time and puts it in the outbox; the writer sends it, with the
+templates of its memory only where this worker is not known to hold them. The worker answers with one of:
+
+* `Predicted`: the answer of `submit`;
+* `MemoryMissing`: the memory was evicted; the item is sent again, with its templates and its first arrival time;
+* `Failed`: DeviceError.
+
+`BatchStarted` says that items are on the device. When the link ends, nothing is known to be held any more, and every
+unanswered item waits here for the next link, where it is sent again. An item that was on the device at that moment may
+have killed the worker: it is sent to be run alone, and at its second death refused (PoisonedFrame). Whose caller goes away
+is cancelled at the worker too, and who waits too long gets WorkerUnavailable, however often the item was sent.
+"""
+
+import asyncio
+import contextlib
+import itertools
+import logging
+import time
+from collections import Counter
+from collections.abc import AsyncGenerator, Callable
+from typing import NamedTuple, Protocol
+from weakref import WeakKeyDictionary
+
+from model.crop import Image
+from model.geometry import CropBox
+from service.errors import DeviceError, PoisonedFrame, ServiceError, WorkerUnavailable
+from service.link import WorkerLink
+from service.messages import (
+    PROTOCOL_VERSION,
+    BatchStarted,
+    BatchStats,
+    Cancel,
+    Failed,
+    Hello,
+    MemoryMissing,
+    Ping,
+    Pong,
+    Predicted,
+    Release,
+    ToFront,
+    ToWorker,
+)
+from service.outbox import Item, Outbox
+
+_RETRY_SECONDS = 0.05
+_PING_SECONDS = 1.0
+_STALE_SECONDS = 10.0
+_RESTART_GRACE_SECONDS = 30.0
+
+_log = logging.getLogger(__name__)
+
+
+class MemorySource(Protocol):
+    """What the engine needs of a target."""
+
+    @property
+    def memory_key(self) -> bytes:
+        """Names the templates: equal keys, equal crops."""
+
+    @property
+    def templates(self) -> tuple[Image, ...]:
+        """The crops the memory is made of: the template, then the online templates, uint8 RGB [T, T, 3] each."""
+
+
+class Answer(NamedTuple):
+    """Where the target is in its search crop. The box and score are as the network gave them, finite or not."""
+
+    box: CropBox
+    score: float | None
+    queue_seconds: float
+    backbone_seconds: float
+    batch_size: int
+
+
+class EngineObserver(Protocol):
+    """Hears what metrics are made of; called on the event loop."""
+
+    def on_stats(self, stats: BatchStats) -> None:
+        """The worker made a step."""
+
+    def on_pong(self, slots_in_use: int) -> None:
+        """The worker's device answered a ping; this many of its slots hold a memory."""
+
+    def on_missing(self) -> None:
+        """The worker did not hold a memory that it was thought to hold."""
+
+    def on_lost(self) -> None:
+        """The link to the worker ended."""
+
+    def on_reconnect(self) -> None:
+        """There is a worker again."""
+
+
+class Engine:
+    """The worker, as the front sees it. Everything runs on one event loop.
+
+    The number of items under way is limited by the callers: a session has one frame on its way at a time.
+    """
+
+    def __init__(
+        self, socket_path: str, timeout_seconds: float, observer: EngineObserver, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        """`clock` tells seconds as `time.monotonic` does, which the worker reads too."""
+        self._socket_path = socket_path
+        self._timeout = timeout_seconds
+        self._observer = observer
+        self._clock = clock
+        self._ids = itertools.count()
+        self._items: dict[int, Item] = {}
+        self._answers: dict[int, asyncio.Future[Answer]] = {}
+        # None without a link.
+        self._outbox: Outbox | None = None
+        # Items that the worker has on its device.
+        self._at_risk: set[int] = set()
+        # The key each living target came with last, and how many targets hold each key.
+        self._held: WeakKeyDictionary[MemorySource, bytes] = WeakKeyDictionary()
+        self._holders: Counter[bytes] = Counter()
+        self._ponged = asyncio.Event()
+        self._ready_until = float("-inf")
+        self._hello: asyncio.Future[Hello] | None = None
+        self._keeper: asyncio.Task[None] | None = None
+
+    async def connect(self) -> Hello:
+        """Look for the worker until it says hello. From then on the link is kept up until `close`.
+
+        Waits for as long as the worker takes to load its weights: the parent ends a worker that cannot.
+        """
+        self._hello = asyncio.get_running_loop().create_future()
+        self._keeper = asyncio.create_task(self._keep_linked(self._hello), name="worker link")
+        return await asyncio.shield(self._hello)
+
+    async def close(self) -> None:
+        """Give the link back. Items that still wait are refused with WorkerUnavailable."""
+        if self._keeper is not None:
+            self._keeper.cancel()
+            await asyncio.gather(self._keeper, return_exceptions=True)
+        for item_id in self._items:
+            self._settle(item_id, WorkerUnavailable("the server is going away"))
+
+    def is_ready(self) -> bool:
+        """Whether the worker's device answered a ping lately, or was lost so lately that its restart is worth waiting for."""
+        return self._clock() < self._ready_until
+
+    async def submit(self, client: str, target: MemorySource, search: bytes) -> Answer:
+        """Find the target in its search crop (uint8 RGB, search_size squared, as bytes).
+
+        `client` is whom the worker is fair to. Raises WorkerUnavailable after the timeout, DeviceError where the worker
+        cannot run this crop, PoisonedFrame where it died of it twice. Cancelling the caller cancels the item.
+        """
+        self._hold(target)
+        item_id = next(self._ids)
+        self._items[item_id] = Item(client, target.memory_key, target.templates, search, self._clock())
+        answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        self._answers[item_id] = answer
+        self._post(item_id)
+        try:
+            async with asyncio.timeout(self._timeout):
+                return await answer
+        except TimeoutError:
+            raise WorkerUnavailable(f"no worker answered within {self._timeout:g} s") from None
+        finally:
+            del self._items[item_id], self._answers[item_id]
+            if answer.cancelled():
+                self._post(Cancel(item_id))
+
+    def release(self, memory_key: bytes) -> None:
+        """One target has done with this memory: its templates have changed, or it is gone. The last one frees the slot."""
+        self._holders[memory_key] -= 1
+        if self._holders[memory_key] <= 0:
+            del self._holders[memory_key]
+            self._post(Release(memory_key))
+
+    def _hold(self, target: MemorySource) -> None:
+        if self._held.get(target) != target.memory_key:
+            self._held[target] = target.memory_key
+            self._holders[target.memory_key] += 1
+
+    def _post(self, entry: int | ToWorker) -> None:
+        if self._outbox is not None:
+            self._outbox.post(entry)
+
+    async def _keep_linked(self, first_hello: asyncio.Future[Hello]) -> None:
+        while True:
+            link = await self._open()
+            try:
+                async with contextlib.aclosing(link.messages()) as messages:
+                    hello = await self._greet(messages)
+                    if first_hello.done():
+                        self._observer.on_reconnect()
+                    else:
+                        first_hello.set_result(hello)
+                    await self._serve(link, messages)
+            except (OSError, ValueError) as error:
+                _log.error("worker link failed: %r", error)
+                await asyncio.sleep(_RETRY_SECONDS)
+            finally:
+                link.close()
+
+    async def _open(self) -> WorkerLink:
+        while True:
+            try:
+                return await WorkerLink.open(self._socket_path)
+            except OSError:
+                await asyncio.sleep(_RETRY_SECONDS)
+
+    async def _greet(self, messages: AsyncGenerator[ToFront]) -> Hello:
+        async with asyncio.timeout(self._timeout):
+            hello = await anext(messages, None)
+        if not isinstance(hello, Hello) or hello.protocol_version != PROTOCOL_VERSION:
+            raise ValueError(f"no hello of protocol {PROTOCOL_VERSION} but {hello}")
+        _log.info("worker %d runs %s on %s in %s", hello.pid, hello.variant, hello.device, hello.precision)
+        return hello
+
+    async def _serve(self, link: WorkerLink, messages: AsyncGenerator[ToFront]) -> None:
+        """One link, from its hello to its end."""
+        self._outbox = Outbox(self._items)
+        for item_id in self._items:
+            self._outbox.post(item_id)
+        helpers = [asyncio.create_task(self._outbox.write(link)), asyncio.create_task(self._ping())]
+        try:
+            async for message in messages:
+                self._receive(message)
+        finally:
+            for helper in helpers:
+                helper.cancel()
+            await asyncio.gather(*helpers, return_exceptions=True)
+            self._lose()
+
+    async def _ping(self) -> None:
+        for ping_id in itertools.count():
+            self._ponged.clear()
+            self._post(Ping(ping_id))
+            await self._ponged.wait()
+            await asyncio.sleep(_PING_SECONDS)
+
+    def _receive(self, message: ToFront) -> None:
+        match message:
+            case BatchStarted():
+                self._at_risk.update(message.item_ids)
+            case Predicted():
+                answer = Answer(
+                    CropBox(*message.box), message.score, message.queue_seconds, message.backbone_seconds, message.batch_size
+                )
+                self._settle(message.item_id, answer)
+            case Failed():
+                self._settle(message.item_id, DeviceError(message.message))
+            case MemoryMissing():
+                self._observer.on_missing()
+                if self._outbox is not None:
+                    self._outbox.post_again(message.item_id)
+            case BatchStats():
+                self._observer.on_stats(message)
+            case Pong():
+                self._ready_until = self._clock() + _STALE_SECONDS
+                self._ponged.set()
+                self._observer.on_pong(message.slots_in_use)
+
+    def _settle(self, item_id: int, outcome: Answer | ServiceError) -> None:
+        self._at_risk.discard(item_id)
+        answer = self._answers.get(item_id)
+        if answer is None or answer.done():
+            return
+        if isinstance(outcome, ServiceError):
+            answer.set_exception(outcome)
+        else:
+            answer.set_result(outcome)
+
+    def _lose(self) -> None:
+        """The link ended: nothing is known of the worker any more, and what was on its device is suspect."""
+        self._observer.on_lost()
+        if self.is_ready():
+            self._ready_until = self._clock() + _RESTART_GRACE_SECONDS
+        self._outbox = None
+        suspects = [(item_id, self._items[item_id]) for item_id in self._at_risk if item_id in self._items]
+        self._at_risk.clear()
+        for item_id, item in suspects:
+            if item.alone:
+                self._settle(item_id, PoisonedFrame("the worker died twice with this frame on its device"))
+            item.alone = True
