@@ -19,8 +19,9 @@ import itertools
 import logging
 import time
 from collections import Counter
-from collections.abc import AsyncGenerator, Callable, Collection
+from collections.abc import AsyncGenerator, Callable
 from typing import NamedTuple, Protocol
+from weakref import WeakKeyDictionary
 
 from model.crop import Image
 from model.geometry import CropBox
@@ -113,8 +114,8 @@ class Engine:
         self._outbox: Outbox | None = None
         # Items that the worker has on its device.
         self._at_risk: set[int] = set()
-        # What each session holds, and how many hold each key.
-        self._held: dict[str, frozenset[bytes]] = {}
+        # The key each living target came with last, and how many targets came with each key.
+        self._counted: WeakKeyDictionary[MemorySource, bytes] = WeakKeyDictionary()
         self._holders: Counter[bytes] = Counter()
         self._ponged = asyncio.Event()
         self._ready_until = float("-inf")
@@ -148,6 +149,7 @@ class Engine:
         `client` is whom the worker is fair to. Raises WorkerUnavailable after the timeout, DeviceError where the worker
         cannot run this crop, PoisonedFrame where it died of it twice. Cancelling the caller cancels the item.
         """
+        self._count(target)
         item_id = next(self._ids)
         self._items[item_id] = Item(client, target.memory_key, target.templates, search, self._clock())
         answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
@@ -163,21 +165,21 @@ class Engine:
             if answer.cancelled():
                 self._post(Cancel(item_id))
 
-    def hold(self, holder: str, memory_keys: Collection[bytes]) -> None:
-        """From now on `holder` (a session) uses these memories and no others; none when it ends.
+    def release(self, memory_key: bytes) -> None:
+        """One target has done with this memory: its templates have changed, or it is gone. The last one frees the slot.
 
-        Called before the first item with a new key and whenever a session's keys change. The last holder of a key frees its
-        slot on the worker, so sessions that look at the same picture share it and none can free it under another.
+        Targets that look at the same picture share a memory, so they are counted: each counts from its first `submit` with
+        a key. One release too many costs another target a second encode, never its state.
         """
-        before, after = self._held.pop(holder, frozenset()), frozenset(memory_keys)
-        if after:
-            self._held[holder] = after
-        self._holders.update(after - before)
-        for key in before - after:
-            self._holders[key] -= 1
-            if not self._holders[key]:
-                del self._holders[key]
-                self._post(Release(key))
+        self._holders[memory_key] -= 1
+        if self._holders[memory_key] <= 0:
+            del self._holders[memory_key]
+            self._post(Release(memory_key))
+
+    def _count(self, target: MemorySource) -> None:
+        if self._counted.get(target) != target.memory_key:
+            self._counted[target] = target.memory_key
+            self._holders[target.memory_key] += 1
 
     def _post(self, entry: int | ToWorker) -> None:
         if self._outbox is not None:

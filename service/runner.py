@@ -1,0 +1,268 @@
+"""A batch of crops to the device and predictions back. The only room of the service that imports torch."""
+
+import logging
+import os
+import time
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from functools import partial
+from typing import NamedTuple, Protocol, TypeVar
+
+import torch
+from einops import rearrange
+from torch import Tensor
+
+from model.checkpoint import load_model
+from model.config import MAX_ONLINE_TEMPLATES, ModelConfig
+from model.geometry import CropBox
+from model.memory import MemoryPool
+from service.config import ServeSettings, SettingsError
+from service.cpu import has_native_bfloat16, usable_cores
+from service.messages import PROTOCOL_VERSION, Hello, TrackItem
+from service.work import Found, Refused, StepResult, StepTimes, Work
+
+_CPU_POOL_BYTES = 512 * 1024 * 1024
+_CUDA_POOL_SHARE = 0.25
+_AUTOMATIC_SLOTS = (8, 1024)
+
+_log = logging.getLogger(__name__)
+
+Request = TypeVar("Request")
+Result = TypeVar("Result")
+
+
+class _Pass(NamedTuple):
+    """One pass of the network: items with padding, and what it took."""
+
+    padded_size: int
+    marks: "_Marks"
+
+
+class Runner:
+    """The network, its memory pool and its device. Used by one thread."""
+
+    def __init__(self, settings: ServeSettings) -> None:
+        """Loads and warms up. Raises CheckpointError or SettingsError where the settings cannot be run."""
+        torch.set_num_threads(settings.threads or usable_cores())
+        self._device = _device(settings.device)
+        self._dtype = _dtype(settings.precision, self._device)
+        loaded = load_model(settings.weights, settings.variant or None, self._device, self._dtype)
+        self._model = loaded.model
+        self._config = loaded.model.config
+        self._update_rule = loaded.update_rule
+        self._sha256 = loaded.sha256
+        self.slots = settings.slots or _automatic_slots(self._config, self._device, self._dtype)
+        self.max_batch = min(settings.max_batch, self.slots)
+        self._pool = MemoryPool(self._config, self.slots, self._device, self._dtype)
+        self._fixed_sizes = _fixed_sizes(self.max_batch) if self._device.type == "cuda" else ()
+        self._warm_up()
+
+    def hello(self) -> Hello:
+        """What a front needs to know of this worker."""
+        config = self._config
+        return Hello(
+            protocol_version=PROTOCOL_VERSION, pid=os.getpid(), variant=config.name, weights_sha256=self._sha256,
+            device=str(self._device), precision=str(self._dtype).removeprefix("torch."), slots=self.slots,
+            max_batch=self.max_batch, template_size=config.template_size, search_size=config.search_size,
+            template_factor=config.template_factor, search_factor=config.search_factor,
+            has_score_head=config.has_score_head, update_rule=asdict(self._update_rule),
+        )  # fmt: skip
+
+    def fault(self, item: TrackItem) -> str | None:
+        """What is wrong with an item's crops, in words; None where they fit the network."""
+        search, template = 3 * self._config.search_size**2, 3 * self._config.template_size**2
+        if len(item.search) != search:
+            return f"search crop of {len(item.search)} bytes, {self._config.name} needs {search}"
+        if any(len(crop) != template for crop in item.templates):
+            return f"template crops of {[len(crop) for crop in item.templates]} bytes, {self._config.name} needs {template}"
+        if item.templates and not 2 <= len(item.templates) <= 1 + MAX_ONLINE_TEMPLATES:
+            return f"{len(item.templates) - 1} online templates, outside 1 to {MAX_ONLINE_TEMPLATES}"
+        return None
+
+    def ping(self) -> None:
+        """One round trip to the device. Raises RuntimeError where it is lost."""
+        torch.ones(1, device=self._device).item()
+
+    @torch.inference_mode()
+    def run(self, works: Sequence[Work]) -> StepResult:
+        """Encode what has to be encoded, then track everything, in as few passes as the memories allow.
+
+        Where a pass raises, its items are run one by one, so that one bad item fails alone. Raises RuntimeError where the
+        device itself is lost.
+        """
+        encodes: list[_Pass] = []
+        tracks: list[_Pass] = []
+        refused = self._encode_all(works, encodes)
+        outcomes: dict[int, Found | Refused] = {
+            index: refused[work.slot] for index, work in enumerate(works) if work.slot in refused
+        }
+        groups: defaultdict[int, list[int]] = defaultdict(list)
+        for index, work in enumerate(works):
+            if index not in outcomes:
+                groups[self._pool.online_count(work.slot)].append(index)
+        for indices in groups.values():
+            found = self._each(partial(self._track, passes=tracks), [works[index] for index in indices])
+            outcomes |= zip(indices, found, strict=True)
+        in_order = tuple(outcomes[index] for index in range(len(works)))
+        return StepResult(in_order, frozenset(refused), _sum(encodes, tracks))
+
+    def _encode_all(self, works: Sequence[Work], passes: list[_Pass]) -> dict[int, Refused]:
+        """Write the memories that are new. Gives the slots that could not be written, with the reason."""
+        fresh = {work.slot: work for work in works if work.templates}
+        groups: defaultdict[int, list[Work]] = defaultdict(list)
+        for work in fresh.values():
+            groups[len(work.templates)].append(work)
+        refused: dict[int, Refused] = {}
+        for group in groups.values():
+            outcomes = self._each(partial(self._encode, passes=passes), group)
+            refused |= {work.slot: each for work, each in zip(group, outcomes, strict=True) if isinstance(each, Refused)}
+        return refused
+
+    def _each(
+        self, run: Callable[[Sequence[Request]], Sequence[Result]], requests: Sequence[Request]
+    ) -> list[Result | Refused]:
+        try:
+            return list(run(requests))
+        except (RuntimeError, ValueError) as error:  # of these items alone, as long as the device still answers
+            _log.warning("a pass of %d failed: %r", len(requests), error)
+            self.ping()
+            if len(requests) == 1:
+                return [Refused(f"{type(error).__name__}: {error}")]
+        return [outcome for request in requests for outcome in self._each(run, [request])]
+
+    def _encode(self, works: Sequence[Work], passes: list[_Pass]) -> Sequence[None]:
+        marks = self._marks()
+        crops = self._upload([crop for work in works for crop in work.templates], self._config.template_size)
+        memory = self._model.encode(rearrange(crops, "(b k) h w c -> b k h w c", b=len(works)))
+        self._pool.write([work.slot for work in works], memory)
+        marks("encode")
+        passes.append(_Pass(len(works), marks))
+        return [None] * len(works)
+
+    def _track(self, works: Sequence[Work], passes: list[_Pass]) -> Sequence[Found]:
+        padded = self._pad(works)
+        crops = self._upload([work.search for work in padded], self._config.search_size)
+        memory = self._pool.read([work.slot for work in padded])
+        marks = self._marks()
+        prediction = self._model.track(crops, memory, marks)
+        boxes: list[list[float]] = prediction.boxes.tolist()
+        scores: list[float | None] = [None] * len(padded) if prediction.scores is None else prediction.scores.tolist()
+        passes.append(_Pass(len(padded), marks))
+        seconds = marks.seconds()
+        backbone = sum(seconds.values()) - seconds["head"]
+        return [
+            Found(CropBox(*box), score, backbone, len(works))
+            for box, score, _ in zip(boxes, scores, works, strict=False)  # without the padding
+        ]
+
+    def _pad(self, works: Sequence[Work]) -> list[Work]:
+        """The batch in one of the fixed sizes of the device, filled up with its last item."""
+        size = next((size for size in self._fixed_sizes if size >= len(works)), len(works))
+        return [*works, *[works[-1]] * (size - len(works))]
+
+    def _upload(self, crops: Sequence[bytes], side: int) -> Tensor:
+        """uint8 [B, side, side, 3] on the device."""
+        host = torch.frombuffer(bytearray().join(crops), dtype=torch.uint8)
+        return host.reshape(len(crops), side, side, 3).to(self._device)
+
+    def _marks(self) -> "_Marks":
+        return _DeviceMarks() if self._device.type == "cuda" else _HostMarks()
+
+    def _warm_up(self) -> None:
+        """Run each size once, so that the first frame does not pay for what the device sets up on its first use."""
+        search, template = bytes(3 * self._config.search_size**2), bytes(3 * self._config.template_size**2)
+        with torch.inference_mode():
+            self._encode([Work(0, search, (template, template))], [])
+            for size in self._fixed_sizes or (1,):
+                self._track([Work(0, search, ())] * size, [])
+
+
+class _Marks(Protocol):
+    """Called with a name after each part of a pass."""
+
+    def __call__(self, name: str) -> None: ...
+
+    def seconds(self) -> dict[str, float]:
+        """What each part took. The pass must have ended."""
+
+
+class _HostMarks:
+    """Marks by the clock, for a device that works while it is called: the CPU."""
+
+    def __init__(self) -> None:
+        self._last = time.perf_counter()
+        self._seconds: dict[str, float] = {}
+
+    def __call__(self, name: str) -> None:
+        now = time.perf_counter()
+        self._seconds[name] = now - self._last
+        self._last = now
+
+    def seconds(self) -> dict[str, float]:
+        return self._seconds
+
+
+class _DeviceMarks:
+    """Marks by events in the device's own queue: nothing waits for them while the pass runs."""
+
+    def __init__(self) -> None:
+        self._events = [("", self._record())]
+
+    def __call__(self, name: str) -> None:
+        self._events.append((name, self._record()))
+
+    def seconds(self) -> dict[str, float]:
+        self._events[-1][1].synchronize()
+        pairs = zip(self._events, self._events[1:], strict=False)
+        return {name: before.elapsed_time(after) / 1000 for (_, before), (name, after) in pairs}
+
+    def _record(self) -> torch.cuda.Event:
+        event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+        event.record()
+        return event
+
+
+def _sum(encodes: Sequence[_Pass], tracks: Sequence[_Pass]) -> StepTimes:
+    marks: defaultdict[str, float] = defaultdict(float)
+    for each in tracks:
+        for name, seconds in each.marks.seconds().items():
+            marks[name] += seconds
+    head = marks.pop("head", 0.0)
+    stages = {name: seconds for name, seconds in marks.items() if name != "backbone"} | {"all": sum(marks.values())}
+    return StepTimes(
+        padded_size=sum(each.padded_size for each in tracks), stage_seconds=stages, head_seconds=head,
+        encoded=sum(each.padded_size for each in encodes), encode_seconds=sum(each.marks.seconds()["encode"] for each in encodes),
+    )  # fmt: skip
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.ones(1, device=device).item()
+    except (RuntimeError, AssertionError) as error:  # torch without CUDA asserts
+        raise SettingsError(f"device={name!r} cannot be used: {error}") from error
+    return device
+
+
+def _dtype(precision: str, device: torch.device) -> torch.dtype:
+    """`auto`: half precision where the hardware has it."""
+    if precision == "auto" and device.type == "cpu":
+        precision = "bfloat16" if has_native_bfloat16() else "float32"
+    return {"auto": torch.float16, "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[precision]
+
+
+def _automatic_slots(config: ModelConfig, device: torch.device, dtype: torch.dtype) -> int:
+    """As many as fit into a fixed amount of main memory, or a share of what is free on the device."""
+    room = _CPU_POOL_BYTES
+    if device.type == "cuda":
+        room = int(torch.cuda.mem_get_info(device)[0] * _CUDA_POOL_SHARE)
+    least, most = _AUTOMATIC_SLOTS
+    return min(most, max(least, room // MemoryPool(config, 1, "meta", dtype).bytes_per_slot))
+
+
+def _fixed_sizes(max_batch: int) -> tuple[int, ...]:
+    """1, 2, 4, ... up to `max_batch`."""
+    return (*(2**power for power in range((max_batch - 1).bit_length())), max_batch)
