@@ -1,0 +1,68 @@
+"""Crops and clipping against the recorded ones, and what the original gets wrong."""
+
+import json
+
+import numpy as np
+import pytest
+from recorded import FOLDER, arrays
+
+from model.crop import LARGEST_PADDED_SIDE, LARGEST_SIDE, cut
+from model.geometry import Box, CropWindow, clip, crop_window, meets_frame
+
+CROPS = json.loads((FOLDER / "mixcvt_online.meta.json").read_text())["crop"]
+RECORDED = [crop for crop in CROPS if "resize_factor" in crop]
+
+
+def crop_name(crop: dict[str, object]) -> str:
+    return f"crop_{crop['i']}_{crop['kind']}"
+
+
+def inside(crop: dict[str, object]) -> bool:
+    image = arrays("mixcvt_online")["crop_image"]
+    return meets_frame(crop_window(Box(*crop["box"]), crop["factor"]), image.shape[1], image.shape[0])  # type: ignore[arg-type,misc]
+
+
+@pytest.mark.parametrize("crop", [crop for crop in RECORDED if inside(crop)], ids=crop_name)
+def test_crop_equals_the_recorded_one(crop: dict[str, object]) -> None:
+    window = crop_window(Box(*crop["box"]), crop["factor"])  # type: ignore[arg-type,misc]
+    ours = cut(arrays("mixcvt_online")["crop_image"], window, crop["size"])  # type: ignore[arg-type]
+    recorded = arrays("mixcvt_online")[crop_name(crop)]
+    assert np.abs(ours.astype(int) - recorded).max() <= 1  # OpenCV versions may round differently
+    assert crop["size"] / window.side == pytest.approx(crop["resize_factor"])  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("crop", [crop for crop in RECORDED if not inside(crop)], ids=crop_name)
+def test_window_beside_the_frame_is_an_error(crop: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match=r"misses the frame of 181x123"):
+        cut(arrays("mixcvt_online")["crop_image"], crop_window(Box(*crop["box"]), crop["factor"]), 128)  # type: ignore[arg-type,misc]
+
+
+def test_clipping_equals_the_recorded_one() -> None:
+    recording = arrays("mixcvt_online")
+    ours = [clip(Box(*box), 181, 123) for box in recording["clip_in_xywh"]]
+    assert np.array_equal(np.array(ours), recording["clip_out_H123_W181_m10"])
+
+
+def test_window_that_shares_only_the_lost_column_is_black() -> None:
+    image = np.full((50, 60, 3), 200, np.uint8)
+    assert cut(image, CropWindow(59, 10, 20), 16).max() == 0
+
+
+def test_huge_window_is_sampled_like_a_padded_one() -> None:
+    noise = np.random.default_rng(0).integers(0, 255, (40, 50, 3), dtype=np.uint8)
+    image = np.kron(noise, np.ones((60, 60, 1), np.uint8))  # 3000 x 2400
+    window = CropWindow(-600, -900, LARGEST_PADDED_SIDE + 4)
+    smaller = cut(image, CropWindow(-600, -900, LARGEST_PADDED_SIDE), 256)
+    ours = cut(image, window, 256)
+    assert np.median(np.abs(ours.astype(int) - smaller)) <= 2
+
+
+def test_absurd_window_is_an_error() -> None:
+    with pytest.raises(ValueError, match=str(LARGEST_SIDE)):
+        cut(np.zeros((10, 10, 3), np.uint8), CropWindow(-5, -5, LARGEST_SIDE + 1), 64)
+
+
+@pytest.mark.parametrize("box", [Box(1, 1, 0, 5), Box(1, 1, 5, -1), Box(float("nan"), 1, 5, 5), Box(1, 1, float("inf"), 5)])
+def test_box_without_area_or_not_finite_gives_no_window(box: Box) -> None:
+    with pytest.raises(ValueError, match="box"):
+        crop_window(box, 2.0)
