@@ -1,0 +1,28 @@
+"""The command `mixformer`: reads its arguments and hands them to the module that carries the subcommand out.
+
+That module is imported by its name, once it is known which one it is: `track` in this process and `convert` need torch, which takes
+seconds to import and which a machine that only sends frames does not have.
+"""
+
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+from service.commands.arguments import parse
+from service.commands.command import CommandError
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a subcommand. The exit code: 0 for success, 2 for a wrong command line or setting, 1 for what failed later."""
+    parsed = parse(arguments)
+    try:
+        exit_code: int = import_module(parsed.module).run(parsed)
+    except CommandError as error:
+        print(f"mixformer {parsed.command}: {error}", file=sys.stderr)
+        return error.exit_code
+    except OSError as error:
+        print(f"mixformer {parsed.command}: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    return exit_code

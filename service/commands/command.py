@@ -1,0 +1,52 @@
+"""What the subcommands share: their error, and the arguments several of them read."""
+
+import argparse
+import math
+
+from model.geometry import Box
+
+
+class CommandError(Exception):
+    """The command cannot go on. Its message is the one line the user sees; `exit_code` is the process's."""
+
+    def __init__(self, message: str, exit_code: int = 1) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
+def parse_box(text: str) -> Box:
+    """`x,y,w,h` in pixels as a Box. Raises ArgumentTypeError where it is not one."""
+    try:
+        box = Box(*map(float, text.split(",")))
+    except (TypeError, ValueError):
+        raise argparse.ArgumentTypeError(f"{text!r} is not x,y,w,h in pixels") from None
+    if not all(map(math.isfinite, box)) or box.width <= 0 or box.height <= 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is no box: four finite numbers, width and height above 0")
+    return box
+
+
+def positive_float(text: str) -> float:
+    """A finite number above 0. Raises ArgumentTypeError where it is not one."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not (math.isfinite(value) and value > 0):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
+    return value
+
+
+def positive_int(text: str) -> int:
+    """A whole number above 0. Raises ArgumentTypeError where it is not one."""
+    if not (text.isascii() and text.isdigit() and int(text) > 0):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
+    return int(text)
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """`WxH` in pixels as (width, height). Raises ArgumentTypeError where it is not one."""
+    width, _, height = text.partition("x")
+    try:
+        return positive_int(width), positive_int(height)
+    except argparse.ArgumentTypeError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not WIDTHxHEIGHT in pixels") from None

@@ -1,0 +1,91 @@
+"""`mixformer loadtest`: many streams at a fixed rate, and what became of their frames."""
+
+import argparse
+import asyncio
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+from tqdm import tqdm
+
+from mixformer.tracking.v1 import tracking_pb2 as pb
+from service.client import ClientError, TrackingClient, TrackingStream, to_frame
+from service.commands.clip import Clip, made_up_clip, recorded_clip
+from service.commands.command import CommandError
+from service.commands.pace import Schedule, paced, spread
+from service.commands.tally import LoadReport, Tally
+from service.errors import ServiceError
+
+# All streams open in the time before the first frame is due.
+OPENING_SECONDS = 1.0
+# How long results are waited for after the last frame was due.
+DRAIN_SECONDS = 30.0
+POLICIES = {"block": pb.OVERLOAD_POLICY_BLOCK, "drop-oldest": pb.OVERLOAD_POLICY_DROP_OLDEST}
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Load the server and print what came of it. The exit code: 1 where a stream failed or a frame went unanswered."""
+    clip = _clip(arguments)
+    report = asyncio.run(_load(arguments, clip))
+    print(msgspec.json.encode(report).decode() if arguments.json else report.to_table())
+    return 1 if report.stream_errors or report.unanswered else 0
+
+
+def _clip(arguments: argparse.Namespace) -> Clip:
+    if arguments.source is None:
+        return made_up_clip(*arguments.size)
+    try:
+        return recorded_clip(arguments.source, arguments.box)
+    except ServiceError as error:
+        raise CommandError(f"{arguments.source}: {error}") from error
+
+
+async def _load(arguments: argparse.Namespace, clip: Clip) -> LoadReport:
+    async with TrackingClient(arguments.server) as client:
+        await client.server_info()
+    schedules = spread(arguments.streams, arguments.rate, arguments.duration, time.perf_counter() + OPENING_SECONDS)
+    tally = Tally()
+    due = sum(schedule.frame_count for schedule in schedules)
+    # disable=None: only where a person watches a terminal
+    with tqdm(total=due, unit="frame", disable=None) as progress:
+        options = pb.SessionOptions(overload_policy=POLICIES[arguments.policy])
+        cameras = [Camera(clip, schedule, tally, progress) for schedule in schedules]
+        await asyncio.gather(*(camera.run(arguments.server, options) for camera in cameras))
+    return tally.report(arguments.rate, schedules)
+
+
+@dataclass(frozen=True)
+class Camera:
+    """One stream of the load: sends frames when they are due, whether or not earlier ones are answered."""
+
+    clip: Clip
+    schedule: Schedule
+    tally: Tally
+    progress: "tqdm[Any]"
+
+    async def run(self, server: str, options: pb.SessionOptions) -> None:
+        """Until every frame is answered or the stream fails."""
+        last_due_at = self.schedule.due_at(self.schedule.frame_count - 1)
+        try:
+            async with asyncio.timeout(last_due_at - time.perf_counter() + DRAIN_SECONDS):
+                async with TrackingClient(server) as client, client.stream(options) as stream, asyncio.TaskGroup() as tasks:
+                    tasks.create_task(self._send(stream))
+                    tasks.create_task(self._receive(stream))
+        except* ClientError as group:
+            self.tally.failed(str(group.exceptions[0]))
+        except* TimeoutError:
+            self.tally.failed("TIMEOUT")
+
+    async def _send(self, stream: TrackingStream) -> None:
+        box = pb.BoundingBox(**self.clip.box._asdict())
+        start = [pb.TargetCommand(initialize=box)]
+        async for number in paced(self.schedule, time.perf_counter, asyncio.sleep):
+            await stream.send(to_frame(number, self.clip.frame(number)), start if number == 0 else [])
+            self.tally.sent(self.schedule.due_at(number), time.perf_counter())
+
+    async def _receive(self, stream: TrackingStream) -> None:
+        for _ in range(self.schedule.frame_count):
+            result = await stream.receive()
+            self.tally.received(result, self.schedule.due_at(result.frame_number), time.perf_counter())
+            self.progress.update()
