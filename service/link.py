@@ -1,6 +1,7 @@
 """Both ends of the unix socket between a front and a worker: blocking in the worker's threads, asyncio in the front."""
 
 import asyncio
+import contextlib
 import logging
 import socket
 import struct
@@ -34,20 +35,19 @@ class FrontLink:
             yield from map(decode_to_worker, split(received))
 
     def send(self, message: Message) -> None:
-        """Send, or close the link: a front that does not read, or is gone, finds out by itself."""
+        """Send, or end the link: a front that does not read, or is gone, finds out by itself."""
         try:
             with self._sending:
                 self._socket.sendall(encode(message))
         except OSError as error:
-            _log.warning("front %d does not take its answers, closing it: %r", self.number, error)
-            self.close()
+            _log.warning("front %d does not take its answers, ending the link: %r", self.number, error)
+            with contextlib.suppress(OSError):  # ended already
+                self._socket.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
-        """End the link; `messages` ends too."""
-        try:
-            self._socket.shutdown(socket.SHUT_RDWR)
-        except OSError:
-            _log.debug("front %d was closed already", self.number)
+        """Give the socket back, once `messages` has ended."""
+        with self._sending:
+            self._socket.close()
 
 
 class WorkerLink:

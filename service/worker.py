@@ -1,0 +1,207 @@
+"""The worker process: owns one device and serves the fronts that connect to its socket.
+
+Readers, one thread per front, put what arrives into the queue. The main thread owns the device and repeats one step:
+take a batch, pin its slots, run it, send the answers. One condition variable guards the queue and the slots; the device
+runs without it. The process holds nothing that cannot be derived again, so it ends at once: on SIGTERM, when its standard
+input ends (its parent is gone), when its device is lost.
+"""
+
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from pathlib import Path
+
+from model.official import CheckpointError
+from service.child import EXIT_BAD_SETTINGS, begin
+from service.config import SettingsError
+from service.link import FrontLink
+from service.messages import (
+    BatchStarted,
+    BatchStats,
+    Cancel,
+    Failed,
+    MemoryMissing,
+    Message,
+    Ping,
+    Pong,
+    Predicted,
+    Release,
+    ToWorker,
+    TrackItem,
+)
+from service.runner import Runner
+from service.scheduler import Batch, Scheduler, Waiting
+from service.slots import Lease, SlotTable
+from service.work import Found, Refused, StepTimes, Work
+
+_MAX_WAITING = 1024
+
+_log = logging.getLogger(__name__)
+
+
+class Worker:
+    """The queue, the slots and the fronts of one runner. `step` belongs to the thread that owns the device, `serve` to a
+    reader thread each.
+    """
+
+    def __init__(self, runner: Runner, max_encodes: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self._runner = runner
+        self._clock = clock
+        self._hello = runner.hello()
+        self._changed = threading.Condition()
+        self._scheduler = Scheduler(runner.max_batch, max_encodes)
+        self._table = SlotTable(runner.slots)
+        self._links: dict[int, FrontLink] = {}
+        self._pings: list[tuple[int, Ping]] = []
+
+    @property
+    def slots_in_use(self) -> int:
+        """Slots that hold a memory."""
+        with self._changed:
+            return self._table.in_use
+
+    def serve(self, link: FrontLink) -> None:
+        """One front, from hello to its end; then its items are dropped and its memories released."""
+        link.send(self._hello)
+        with self._changed:
+            self._links[link.number] = link
+        try:
+            for message in link.messages():
+                self._receive(link, message)
+        except (OSError, ValueError) as error:
+            _log.warning("front %d: %r", link.number, error)
+        finally:
+            with self._changed:
+                del self._links[link.number]
+                self._scheduler.drop(link.number)
+                self._table.leave(link.number)
+                self._changed.notify_all()
+            link.close()
+            _log.info("front %d left", link.number)
+
+    def step(self) -> None:
+        """Wait until there is something to do, and do one batch of it. Raises RuntimeError where the device is lost."""
+        with self._changed:
+            self._changed.wait_for(lambda: len(self._scheduler) or self._pings)
+            batch = self._scheduler.next_batch(self._table.holds)
+            lease = self._table.pin([(each.item.memory_key, each.connection) for each in batch.items])
+            pings, self._pings = self._pings, []
+            self._changed.notify_all()
+        for missing in batch.missing:
+            self._send(missing.connection, MemoryMissing(missing.item.item_id))
+        if batch.items:
+            self._run(batch, lease)
+        for connection, ping in pings:
+            self._runner.ping()
+            self._send(connection, Pong(ping.ping_id, self.slots_in_use))
+
+    def _receive(self, link: FrontLink, message: ToWorker) -> None:
+        if isinstance(message, TrackItem) and (fault := self._runner.fault(message)):
+            link.send(Failed(message.item_id, fault))
+            return
+        with self._changed:
+            match message:
+                case TrackItem():
+                    # A full queue is not read into: the front's socket fills up, and its items wait there.
+                    self._changed.wait_for(lambda: len(self._scheduler) < _MAX_WAITING)
+                    self._scheduler.add(Waiting(link.number, message))
+                case Cancel():
+                    self._scheduler.cancel(link.number, message.item_id)
+                case Release():
+                    self._table.release(message.memory_key, link.number)
+                case Ping():
+                    self._pings.append((link.number, message))
+            self._changed.notify_all()
+
+    def _run(self, batch: Batch, lease: Lease) -> None:
+        started_at = self._clock()
+        self._announce(batch)
+        result = self._runner.run([_work(each, lease) for each in batch.items])
+        with self._changed:
+            self._table.unpin(lease, [key for key, slot in lease.slots.items() if slot in result.unwritten])
+        for waiting, outcome in zip(batch.items, result.outcomes, strict=True):
+            self._send(waiting.connection, _reply(waiting.item, outcome, started_at))
+        stats = _stats(len(batch.items), result.times, self.slots_in_use, lease.evictions)
+        for link in self._fronts().values():
+            link.send(stats)
+
+    def _announce(self, batch: Batch) -> None:
+        ids: defaultdict[int, list[int]] = defaultdict(list)
+        for each in batch.items:
+            ids[each.connection].append(each.item.item_id)
+        for connection, item_ids in ids.items():
+            self._send(connection, BatchStarted(tuple(item_ids)))
+
+    def _send(self, connection: int, message: Message) -> None:
+        link = self._fronts().get(connection)
+        if link is not None:
+            link.send(message)
+
+    def _fronts(self) -> dict[int, FrontLink]:
+        with self._changed:
+            return dict(self._links)
+
+
+def _work(waiting: Waiting, lease: Lease) -> Work:
+    key = waiting.item.memory_key
+    return Work(lease.slots[key], waiting.item.search, waiting.item.templates if key in lease.fresh else ())
+
+
+def _reply(item: TrackItem, outcome: Found | Refused, started_at: float) -> Message:
+    if isinstance(outcome, Refused):
+        return Failed(item.item_id, outcome.message)
+    queued = max(0.0, started_at - item.arrived_at)
+    return Predicted(item.item_id, outcome.box, outcome.score, queued, outcome.backbone_seconds, outcome.batch_size)
+
+
+def _stats(batch_size: int, times: StepTimes, slots_in_use: int, evictions: int) -> BatchStats:
+    return BatchStats(
+        batch_size, times.padded_size, times.stage_seconds, times.head_seconds, times.encoded, times.encode_seconds,
+        slots_in_use, evictions,
+    )  # fmt: skip
+
+
+def _listen(path: str) -> socket.socket:
+    """A socket that only this user may connect to; one left behind by a worker that died makes room."""
+    Path(path).unlink(missing_ok=True)
+    listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    listening.bind(path)
+    os.chmod(path, 0o600)
+    listening.listen()
+    return listening
+
+
+def _accept(listening: socket.socket, worker: Worker) -> None:
+    number = 0
+    while True:
+        connected, _ = listening.accept()
+        number += 1
+        _log.info("front %d connected", number)
+        link = FrontLink(connected, number)
+        threading.Thread(target=worker.serve, args=(link,), name=f"front {number}", daemon=True).start()
+
+
+def main() -> None:
+    """Run a worker with the settings that stand, as a line of JSON, on standard input. Returns never."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent's business: it ends its children in order
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    settings = begin()
+    try:
+        worker = Worker(Runner(settings), settings.max_encodes)
+    except (CheckpointError, SettingsError) as error:
+        _log.error("worker cannot start: %s", error)
+        sys.exit(EXIT_BAD_SETTINGS)
+    listening = _listen(settings.worker_socket)
+    threading.Thread(target=_accept, args=(listening, worker), name="accept", daemon=True).start()
+    while True:
+        worker.step()
+
+
+if __name__ == "__main__":
+    main()
