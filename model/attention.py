@@ -65,7 +65,8 @@ class LinearProjection(nn.Module):
 
     def forward(self, tokens: Tensor, grid: Grid) -> tuple[Tensor, ...]:
         """tokens [B, N, C] -> q, k, v, each [B, N, C]."""
-        return self.qkv(tokens).chunk(3, dim=-1)
+        joined: Tensor = self.qkv(tokens)
+        return joined.chunk(3, dim=-1)
 
 
 class ConvolutionalProjection(nn.Module):

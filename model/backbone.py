@@ -23,16 +23,18 @@ class Backbone(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.family = config.family
         dims_in = [IMAGE_CHANNELS] + [stage.dim for stage in config.stages[:-1]]
         self.stages = nn.ModuleList(
             Stage(dim_in, stage, config.family) for dim_in, stage in zip(dims_in, config.stages, strict=True)
         )
-        if config.family is Family.MIXVIT:
-            self.template_positions = nn.Parameter(position_table(config.dim, config.template_size // config.stride))
-            self.search_positions = nn.Parameter(position_table(config.dim, config.search_size // config.stride))
-        else:
-            self.template_positions = self.search_positions = None
+        self.template_positions = self._positions(config, config.template_size)
+        self.search_positions = self._positions(config, config.search_size)
+
+    @staticmethod
+    def _positions(config: ModelConfig, size: int) -> nn.Parameter | None:
+        if config.family is Family.MIXCVT:
+            return None
+        return nn.Parameter(position_table(config.dim, size // config.stride))
 
     def encode(self, templates: Tensor) -> TemplateMemory:
         """templates [B, 1 + K, 3, T, T], normalised, the first one the original template -> their memory."""
@@ -47,11 +49,11 @@ class Backbone(nn.Module):
 
     def forward(self, search: Tensor, memory: TemplateMemory, mark: Callable[[str], None]) -> Tensor:
         """search [B, 3, S, S], normalised -> features [B, C, S / stride, S / stride]; `mark(name)` after each of several stages."""
-        done = 0
         maps = search
+        layers = list(memory.layers)
         for number, stage in enumerate(self.stages):
-            maps, own = stage(maps, 1, self.search_positions, memory.layers[done : done + len(stage.blocks)])
-            done += len(own)
+            maps, own = stage(maps, 1, self.search_positions, layers)
+            del layers[: len(own)]
             if len(self.stages) > 1:
                 mark(f"stage{number}")
         mark("backbone")
@@ -69,7 +71,10 @@ class Stage(nn.Module):
     def forward(
         self, maps: Tensor, images: int, positions: Tensor | None, memory: Sequence[KeyValue] | None
     ) -> tuple[Tensor, list[KeyValue]]:
-        """maps [B * images, C in, H, W] -> maps [B * images, C, H', W'] and each block's own keys and values."""
+        """maps [B * images, C in, H, W] -> maps [B * images, C, H', W'] and each block's own keys and values.
+
+        `memory` begins with this stage's blocks; None for the templates themselves.
+        """
         tokens, grid = self.patch_embed(maps, images)
         if positions is not None:
             tokens = tokens + positions.repeat(1, images, 1)

@@ -103,7 +103,8 @@ def _convolutional(
     dims: tuple[int, int, int], heads: tuple[int, int, int], depths: tuple[int, int, int]
 ) -> tuple[StageConfig, ...]:
     embeddings = ((7, 4, 2), (3, 2, 1), (3, 2, 1))
-    return tuple(StageConfig(*values, *patch) for *values, patch in zip(dims, heads, depths, embeddings, strict=True))
+    values = zip(dims, heads, depths, embeddings, strict=True)
+    return tuple(StageConfig(dim, count, depth, *patch) for dim, count, depth, patch in values)
 
 
 def _mixcvt(

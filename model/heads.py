@@ -64,7 +64,8 @@ class PlainBranch(nn.Module):
         """[B, C, H, W] -> [B, 1, H, W]."""
         for layer in self.layers:
             features = functional.relu(layer(features))
-        return self.logit(features)
+        logits: Tensor = self.logit(features)
+        return logits
 
 
 class PyramidBranch(nn.Module):
@@ -90,7 +91,8 @@ class PyramidBranch(nn.Module):
         quarter = functional.relu(self.layers[2](up))
         up = enlarge(quarter, 2) + enlarge(self.features_to_quarter(features), 4)
         last = functional.relu(self.layers[3](up))
-        return self.logit(last) + enlarge(self.half_to_logit(half), 4) + enlarge(self.quarter_to_logit(quarter), 2)
+        logits: Tensor = self.logit(last) + enlarge(self.half_to_logit(half), 4) + enlarge(self.quarter_to_logit(quarter), 2)
+        return logits
 
 
 class ConvPath(nn.Module):
@@ -133,7 +135,8 @@ class ScoreHead(nn.Module):
         token = self.norm(self.token).expand(features.shape[0], -1, -1)
         for read, memory in zip(self.reads, (pooled, template_tokens), strict=True):
             token = read(token, memory)
-        return self.mlp(token)[:, 0, 0]
+        logits: Tensor = self.mlp(token)[:, 0, 0]
+        return logits
 
 
 class TokenRead(nn.Module):
@@ -156,4 +159,5 @@ class TokenRead(nn.Module):
             for x in (self.q(token), self.k(memory), self.v(memory))
         )
         read = functional.scaled_dot_product_attention(queries, keys, values, scale=self.scale)
-        return self.norm(self.out(rearrange(read, "b heads n width -> b n (heads width)")))
+        token = self.norm(self.out(rearrange(read, "b heads n width -> b n (heads width)")))
+        return token

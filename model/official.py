@@ -35,6 +35,9 @@ class Inert:
     def __setitem__(self, key: object, value: object) -> None:
         pass
 
+    def __call__(self, *args: object, **kwargs: object) -> "Inert":
+        return self
+
     def append(self, item: object) -> None:
         """Swallow the item."""
 
