@@ -1,0 +1,415 @@
+"""The front's side of the link, against a worker whose every word is written here."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+import pytest
+import pytest_asyncio
+from tiny import FakeTarget, Observed
+
+from model.geometry import CropBox
+from service.engine import Answer, Engine
+from service.errors import DeviceError, PoisonedFrame, ServiceError, WorkerUnavailable
+from service.messages import (
+    PROTOCOL_VERSION,
+    BatchStarted,
+    BatchStats,
+    Cancel,
+    Failed,
+    Hello,
+    MemoryMissing,
+    Message,
+    Ping,
+    Pong,
+    Predicted,
+    Release,
+    ToWorker,
+    TrackItem,
+    decode_to_worker,
+    encode,
+    split,
+)
+
+PATIENCE_SECONDS = 10.0
+HELLO = Hello(PROTOCOL_VERSION, 1, "mixvit_tiny", "", "cpu", "float32", 8, 4, 128, 256, 2.0, 4.5, True, {})
+
+Expected = TypeVar("Expected", bound=Message)
+
+
+class ScriptedWorker:
+    """Listens like a worker, answers nothing by itself but the hello."""
+
+    def __init__(self, path: Path, hello: Message = HELLO) -> None:
+        self._path = path
+        self._hello = hello
+        self._server: asyncio.Server | None = None
+        self._writer: asyncio.StreamWriter | None = None
+        self._heard: asyncio.Queue[ToWorker] = asyncio.Queue()
+        self.left = asyncio.Event()
+
+    async def start(self) -> None:
+        self._server = await asyncio.start_unix_server(self._listen, self._path)
+
+    async def stop(self) -> None:
+        """Vanish, as a killed process does: no listener, no link."""
+        assert self._server is not None
+        self._server.close()
+        self._path.unlink(missing_ok=True)
+        if self._writer is not None:
+            self._writer.close()
+
+    def hang_up(self) -> None:
+        """End the link, after what was said."""
+        assert self._writer is not None
+        self._writer.close()
+
+    def say(self, *messages: Message) -> None:
+        assert self._writer is not None
+        for message in messages:
+            self._writer.write(encode(message))
+
+    def answer(self, item: TrackItem) -> None:
+        """A prediction in which the item can be recognised."""
+        self.say(Predicted(item.item_id, (0.5, 0.5, item.search[0] / 256, 0.25), 0.75, 0.01, 0.02, 3))
+
+    async def hear(self, kind: type[Expected]) -> Expected:
+        """The next message of this kind; others before it are skipped."""
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            while not isinstance(message := await self._heard.get(), kind):
+                pass
+        return message
+
+    def heard_nothing_but(self, *kinds: type[Message]) -> bool:
+        return all(isinstance(self._heard.get_nowait(), kinds) for _ in range(self._heard.qsize()))
+
+    async def _listen(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._writer = writer
+        self.say(self._hello)
+        received = bytearray()
+        while chunk := await reader.read(65536):
+            received += chunk
+            for body in split(received):
+                self._heard.put_nowait(decode_to_worker(body))
+        self.left.set()
+
+
+class Clock:
+    """A clock that stands still until it is set."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest_asyncio.fixture
+async def worker(tmp_path: Path) -> AsyncIterator[ScriptedWorker]:
+    scripted = ScriptedWorker(tmp_path / "worker.sock")
+    await scripted.start()
+    yield scripted
+    await scripted.stop()
+
+
+@pytest.fixture
+def observed() -> Observed:
+    return Observed()
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest_asyncio.fixture
+async def engine(worker: ScriptedWorker, tmp_path: Path, observed: Observed, clock: Clock) -> AsyncIterator[Engine]:
+    engine = Engine(str(tmp_path / "worker.sock"), PATIENCE_SECONDS, observed, clock)
+    await engine.connect()
+    yield engine
+    await engine.close()
+
+
+def submit(engine: Engine, target: FakeTarget, crop: bytes = b"\x40crop", client: str = "alice") -> asyncio.Task[Answer]:
+    return asyncio.create_task(engine.submit(client, target, crop))
+
+
+async def fate(task: asyncio.Task[Answer]) -> Answer | ServiceError:
+    """How a submit ended."""
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        (outcome,) = await asyncio.gather(task, return_exceptions=True)
+    assert isinstance(outcome, Answer | ServiceError), outcome
+    return outcome
+
+
+async def test_connect_gives_the_hello(worker: ScriptedWorker, tmp_path: Path) -> None:
+    engine = Engine(str(tmp_path / "worker.sock"), PATIENCE_SECONDS, Observed())
+    assert await engine.connect() == HELLO
+    await engine.close()
+
+
+async def test_connect_waits_for_a_worker_that_is_not_there_yet(tmp_path: Path) -> None:
+    engine = Engine(str(tmp_path / "late.sock"), PATIENCE_SECONDS, Observed())
+    connecting = asyncio.create_task(engine.connect())
+    await asyncio.sleep(0)
+    late = ScriptedWorker(tmp_path / "late.sock")
+    await late.start()
+    assert await connecting == HELLO
+    await engine.close()
+    await late.stop()
+
+
+async def test_an_item_gets_its_own_answer(engine: Engine, worker: ScriptedWorker) -> None:
+    tasks = [submit(engine, FakeTarget(number), bytes([number])) for number in (1, 2)]
+    items = [await worker.hear(TrackItem) for _ in tasks]
+    for item in reversed(items):
+        worker.answer(item)
+    expected = [Answer(CropBox(0.5, 0.5, number / 256, 0.25), 0.75, 0.01, 0.02, 3) for number in (1, 2)]
+    assert [await fate(task) for task in tasks] == expected
+
+
+async def test_templates_go_with_the_first_item_of_a_memory_only(engine: Engine, worker: ScriptedWorker) -> None:
+    target = FakeTarget(1)
+    sent = []
+    for _ in range(2):
+        task = submit(engine, target)
+        sent.append(await worker.hear(TrackItem))
+        worker.answer(sent[-1])
+        await fate(task)
+    assert [item.templates for item in sent] == [tuple(crop.tobytes() for crop in target.templates), ()]
+    assert [item.memory_key for item in sent] == [target.memory_key] * 2
+
+
+async def test_an_item_whose_memory_is_missing_is_sent_again_with_templates(
+    engine: Engine, worker: ScriptedWorker, observed: Observed, clock: Clock
+) -> None:
+    target = FakeTarget(1)
+    first = submit(engine, target)
+    worker.answer(await worker.hear(TrackItem))
+    await fate(first)
+    second = submit(engine, target)
+    bare = await worker.hear(TrackItem)
+    clock.now += 5
+    worker.say(MemoryMissing(bare.item_id))
+    again = await worker.hear(TrackItem)
+    worker.answer(again)
+    assert isinstance(await fate(second), Answer)
+    assert (bare.templates, len(again.templates), again.arrived_at) == ((), 2, bare.arrived_at)
+    assert observed.events == ["missing"]
+
+
+async def test_a_refused_item_is_a_device_error(engine: Engine, worker: ScriptedWorker) -> None:
+    task = submit(engine, FakeTarget(1))
+    item = await worker.hear(TrackItem)
+    worker.say(Failed(item.item_id, "out of memory"))
+    outcome = await fate(task)
+    assert isinstance(outcome, DeviceError)
+    assert str(outcome) == "out of memory"
+
+
+async def test_an_unanswered_item_outlives_its_worker(
+    engine: Engine, worker: ScriptedWorker, observed: Observed, clock: Clock
+) -> None:
+    target = FakeTarget(1)
+    task = submit(engine, target)
+    before = await worker.hear(TrackItem)
+    clock.now += 5
+    worker.hang_up()
+    after = await worker.hear(TrackItem)
+    worker.answer(after)
+    assert isinstance(await fate(task), Answer)
+    assert after == before, "same id, templates and arrival time, and not alone: it was never on the device"
+    assert observed.events == ["lost", "reconnect"]
+
+
+async def test_an_item_sent_while_there_is_no_worker_waits_for_one(
+    engine: Engine, worker: ScriptedWorker, observed: Observed
+) -> None:
+    await worker.stop()
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        while "lost" not in observed.events:
+            await asyncio.sleep(0)
+    task = submit(engine, FakeTarget(1))
+    await asyncio.sleep(0)
+    await worker.start()
+    worker_item = await worker.hear(TrackItem)
+    worker.answer(worker_item)
+    assert isinstance(await fate(task), Answer)
+
+
+async def test_only_items_on_the_device_at_a_death_are_tried_alone(engine: Engine, worker: ScriptedWorker) -> None:
+    tasks = [submit(engine, FakeTarget(number), bytes([number])) for number in (1, 2, 3)]
+    items = [await worker.hear(TrackItem) for _ in tasks]
+    worker.say(BatchStarted((items[0].item_id, items[1].item_id)))
+    worker.answer(items[0])
+    worker.hang_up()
+    again = [await worker.hear(TrackItem) for _ in range(2)]
+    assert [(item.search, item.alone) for item in again] == [(b"\x02", True), (b"\x03", False)]
+    for item in again:
+        worker.answer(item)
+    assert all([isinstance(await fate(task), Answer) for task in tasks])
+
+
+async def test_a_frame_that_kills_twice_is_refused_and_the_others_survive(engine: Engine, worker: ScriptedWorker) -> None:
+    poisoned, innocent = (submit(engine, FakeTarget(number), bytes([number])) for number in (1, 2))
+    items = [await worker.hear(TrackItem) for _ in range(2)]
+    worker.say(BatchStarted((items[0].item_id, items[1].item_id)))
+    worker.hang_up()
+    second = {item.search: item for item in [await worker.hear(TrackItem) for _ in range(2)]}
+    worker.say(BatchStarted((second[b"\x01"].item_id,)))
+    worker.hang_up()
+    last = await worker.hear(TrackItem)
+    worker.answer(last)
+    assert isinstance(await fate(poisoned), PoisonedFrame)
+    assert isinstance(await fate(innocent), Answer)
+    assert last.search == b"\x02"
+
+
+async def test_the_last_words_of_a_worker_count_though_we_were_writing_to_it(engine: Engine, worker: ScriptedWorker) -> None:
+    first = submit(engine, FakeTarget(1), b"\x01")
+    item = await worker.hear(TrackItem)
+    worker.say(BatchStarted((item.item_id,)))
+    worker.hang_up()
+    # Far more than the socket holds, so that writing fails before the last words are read.
+    others = [submit(engine, FakeTarget(number), bytes([number]) * 1_000_000) for number in (2, 3, 4)]
+    again = {item.search[0]: item for item in [await worker.hear(TrackItem) for _ in range(4)]}
+    assert {number: item.alone for number, item in again.items()} == {1: True, 2: False, 3: False, 4: False}
+    for item in again.values():
+        worker.answer(item)
+    assert all([isinstance(await fate(task), Answer) for task in (first, *others)])
+
+
+async def test_a_cancelled_item_is_cancelled_at_the_worker(engine: Engine, worker: ScriptedWorker) -> None:
+    task = submit(engine, FakeTarget(1))
+    item = await worker.hear(TrackItem)
+    task.cancel()
+    assert await worker.hear(Cancel) == Cancel(item.item_id)
+    worker.answer(item)
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+async def test_an_item_that_is_cancelled_before_it_is_sent_is_never_sent(engine: Engine, worker: ScriptedWorker) -> None:
+    # The first is far larger than the socket holds, so the others queue behind it.
+    crops = (bytes(5_000_000), b"\x01", b"\x02")
+    large, cancelled, kept = (submit(engine, FakeTarget(number), crop) for number, crop in enumerate(crops))
+    await asyncio.sleep(0)
+    cancelled.cancel()
+    items = [await worker.hear(TrackItem) for _ in range(2)]
+    assert [item.search[:1] for item in items] == [b"\x00", b"\x02"]
+    for item in items:
+        worker.answer(item)
+    assert all([isinstance(await fate(task), Answer) for task in (large, kept)])
+
+
+async def test_a_worker_that_never_answers_is_unavailable(worker: ScriptedWorker, tmp_path: Path) -> None:
+    engine = Engine(str(tmp_path / "worker.sock"), 0.05, Observed())
+    await engine.connect()
+    outcome = await fate(submit(engine, FakeTarget(1)))
+    assert isinstance(outcome, WorkerUnavailable)
+    item = await worker.hear(TrackItem)
+    assert await worker.hear(Cancel) == Cancel(item.item_id)
+    await engine.close()
+
+
+async def test_closing_refuses_what_waits(engine: Engine, worker: ScriptedWorker) -> None:
+    task = submit(engine, FakeTarget(1))
+    await worker.hear(TrackItem)
+    await engine.close()
+    assert isinstance(await fate(task), WorkerUnavailable)
+
+
+async def test_the_last_target_of_a_memory_releases_it(engine: Engine, worker: ScriptedWorker) -> None:
+    for target in (FakeTarget(1), FakeTarget(1), FakeTarget(2)):
+        task = submit(engine, target)
+        worker.answer(await worker.hear(TrackItem))
+        await fate(task)
+    engine.release(FakeTarget(1).memory_key)
+    engine.release(FakeTarget(2).memory_key)
+    assert await worker.hear(Release) == Release(FakeTarget(2).memory_key)
+    engine.release(FakeTarget(1).memory_key)
+    assert await worker.hear(Release) == Release(FakeTarget(1).memory_key)
+
+
+async def test_a_memory_that_was_released_comes_with_its_templates_again(engine: Engine, worker: ScriptedWorker) -> None:
+    for _ in range(2):
+        task = submit(engine, FakeTarget(1))
+        item = await worker.hear(TrackItem)
+        assert len(item.templates) == 2
+        worker.answer(item)
+        await fate(task)
+        engine.release(FakeTarget(1).memory_key)
+
+
+async def test_what_was_never_sent_is_not_released(engine: Engine, worker: ScriptedWorker) -> None:
+    engine.release(FakeTarget(1).memory_key)
+    task = submit(engine, FakeTarget(2))
+    worker.answer(await worker.hear(TrackItem))
+    await fate(task)
+    assert worker.heard_nothing_but(Ping)
+
+
+async def test_an_answer_to_nobody_is_ignored(engine: Engine, worker: ScriptedWorker) -> None:
+    worker.say(Predicted(99, (0, 0, 0, 0), None, 0, 0, 1), Failed(98, ""), MemoryMissing(97), BatchStarted((96,)))
+    task = submit(engine, FakeTarget(1))
+    worker.answer(await worker.hear(TrackItem))
+    assert isinstance(await fate(task), Answer)
+
+
+async def test_stats_and_pongs_reach_the_observer(engine: Engine, worker: ScriptedWorker, observed: Observed) -> None:
+    stats = BatchStats(2, 4, {"all": 0.02}, 0.001, 1, 0.004, 3, 0)
+    ping = await worker.hear(Ping)
+    task = submit(engine, FakeTarget(1))
+    item = await worker.hear(TrackItem)
+    worker.say(Pong(ping.ping_id, 5), stats)
+    worker.answer(item)
+    await fate(task)
+    assert (observed.pongs, observed.stats) == ([5], [stats])
+
+
+async def test_ready_lasts_as_long_as_pongs_come_and_over_a_restart(
+    engine: Engine, worker: ScriptedWorker, observed: Observed, clock: Clock
+) -> None:
+    assert not engine.is_ready()
+    ping = await worker.hear(Ping)
+    task = submit(engine, FakeTarget(1))
+    item = await worker.hear(TrackItem)
+    worker.say(Pong(ping.ping_id, 0))
+    worker.answer(item)
+    await fate(task)
+    assert engine.is_ready()
+    worker.hang_up()
+    await worker.hear(Ping)
+    clock.now += 25
+    assert engine.is_ready()
+    clock.now += 10
+    assert not engine.is_ready()
+
+
+async def test_a_silent_device_is_not_ready(engine: Engine, worker: ScriptedWorker, observed: Observed, clock: Clock) -> None:
+    ping = await worker.hear(Ping)
+    worker.say(Pong(ping.ping_id, 0))
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        while not observed.pongs:
+            await asyncio.sleep(0)
+    clock.now += 11
+    assert not engine.is_ready()
+
+
+@pytest.mark.parametrize("stranger", [Pong(1, 0), msgspec.structs.replace(HELLO, protocol_version=PROTOCOL_VERSION + 1)])
+async def test_a_worker_of_another_protocol_is_refused(tmp_path: Path, stranger: Message) -> None:
+    path = tmp_path / "strange.sock"
+    strange = ScriptedWorker(path, stranger)
+    await strange.start()
+    engine = Engine(str(path), PATIENCE_SECONDS, Observed())
+    connecting = asyncio.create_task(engine.connect())
+    await strange.left.wait()
+    assert not connecting.done()
+    await strange.stop()
+    right = ScriptedWorker(path)
+    await right.start()
+    assert await connecting == HELLO
+    await engine.close()
+    await right.stop()
