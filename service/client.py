@@ -8,7 +8,7 @@ import grpc
 from grpc import aio
 
 from mixformer.tracking.v1 import tracking_pb2 as pb
-from mixformer.tracking.v1.tracking_pb2_grpc import TrackingServiceAsyncStub, TrackingServiceStub
+from mixformer.tracking.v1.tracking_pb2_grpc import TrackingServiceStub
 from service.decode import Payload, RawImage
 
 CALL_TIMEOUT_SECONDS = 10.0
@@ -32,7 +32,7 @@ class TrackingClient:
         self.server = server
         # Each client has a connection of its own, as the cameras of different places have.
         self._channel = aio.insecure_channel(server, options=[("grpc.use_local_subchannel_pool", 1)])
-        self._stub: TrackingServiceAsyncStub = TrackingServiceStub(self._channel)
+        self._stub = TrackingServiceStub(self._channel)
 
     async def __aenter__(self) -> Self:
         return self

@@ -73,7 +73,7 @@ class Camera:
                     tasks.create_task(self._send(stream))
                     tasks.create_task(self._receive(stream))
         except* ClientError as group:
-            self.tally.failed(str(group.exceptions[0]))
+            self.tally.failed(_status(group))
         except* TimeoutError:
             self.tally.failed("TIMEOUT")
 
@@ -89,3 +89,11 @@ class Camera:
             result = await stream.receive()
             self.tally.received(result, self.schedule.due_at(result.frame_number), time.perf_counter())
             self.progress.update()
+
+
+def _status(group: ExceptionGroup[ClientError]) -> str:
+    """The gRPC status of the first of a stream's errors; the other task meets the same end."""
+    error: Exception = group
+    while isinstance(error, ExceptionGroup):
+        error = error.exceptions[0]
+    return error.code.name if isinstance(error, ClientError) else ""

@@ -7,13 +7,16 @@ from dataclasses import replace
 from service.commands.command import CommandError
 from service.commands.weights import DEFAULT_WEIGHTS
 from service.config import SETTINGS, ServeSettings, SettingsError, load_settings
+from service.logs import set_up
 from service.server import serve
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Serve until a signal comes. The exit code; raises CommandError where a setting is wrong."""
     try:
-        return serve(settings_of(arguments))
+        settings = settings_of(arguments)
+        set_up(settings.log_level, settings.log_format)
+        return serve(settings)
     except SettingsError as error:
         raise CommandError(str(error), exit_code=2) from error
 

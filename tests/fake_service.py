@@ -1,0 +1,86 @@
+"""A tracking service without a network behind it: every target stays where the client put it."""
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any
+
+import grpc
+
+from mixformer.tracking.v1 import tracking_pb2 as pb
+
+SERVICE = "mixformer.tracking.v1.TrackingService"
+
+
+class FakeService:
+    """Answers every frame; `outcomes` says which ones otherwise than PROCESSED. Remembers what it was sent."""
+
+    def __init__(self, max_frame_bytes: int = 8 * 2**20, fails_at: int | None = None) -> None:
+        self.max_frame_bytes = max_frame_bytes
+        self.fails_at = fails_at
+        self.outcomes: dict[int, pb.FrameOutcome.ValueType] = {}
+        self.options: list[pb.SessionOptions] = []
+        self.frames: list[pb.Frame] = []
+        self.deleted: list[str] = []
+
+    def track_stream(
+        self, requests: Iterator[pb.TrackStreamRequest], context: grpc.ServicerContext
+    ) -> Iterator[pb.TrackStreamResponse]:
+        """The session, then a result a frame."""
+        self.options.append(next(requests).config.options)
+        yield pb.TrackStreamResponse(session=pb.Session(session_id="fake"))
+        boxes: dict[str, pb.BoundingBox] = {}
+        for request in requests:
+            boxes |= {command.target_id: command.initialize for command in request.targets}
+            self.frames.append(request.frame)
+            if request.frame.frame_number == self.fails_at:
+                context.abort(grpc.StatusCode.UNAVAILABLE, "draining")
+            yield pb.TrackStreamResponse(result=self._result(request.frame, boxes))
+
+    def _result(self, frame: pb.Frame, boxes: dict[str, pb.BoundingBox]) -> pb.FrameResult:
+        outcome = self.outcomes.get(frame.frame_number, pb.FRAME_OUTCOME_PROCESSED)
+        result = pb.FrameResult(frame_number=frame.frame_number, outcome=outcome)
+        if outcome == pb.FRAME_OUTCOME_REJECTED:
+            result.error.reason, result.error.message = "BAD_FRAME", "not a picture"
+        if outcome == pb.FRAME_OUTCOME_PROCESSED:
+            status = pb.TARGET_STATUS_TRACKED
+            result.targets.extend(
+                pb.TargetResult(target_id=name, box=box, score=0.5, status=status) for name, box in boxes.items()
+            )
+        return result
+
+    def get_server_info(self, request: pb.GetServerInfoRequest, context: grpc.ServicerContext) -> pb.GetServerInfoResponse:
+        """The one limit that clients mind."""
+        return pb.GetServerInfoResponse(max_frame_bytes=self.max_frame_bytes)
+
+    def delete_session(self, request: pb.DeleteSessionRequest, context: grpc.ServicerContext) -> pb.DeleteSessionResponse:
+        """Remembers the session's id."""
+        self.deleted.append(request.session_id)
+        return pb.DeleteSessionResponse()
+
+
+@contextmanager
+def listening(service: FakeService) -> Iterator[str]:
+    """The service on a free port; gives HOST:PORT."""
+    server = grpc.server(ThreadPoolExecutor(8))
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, _handlers(service)),))
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    try:
+        yield f"127.0.0.1:{port}"
+    finally:
+        server.stop(grace=None).wait()
+
+
+def _handlers(service: FakeService) -> dict[str, "grpc.RpcMethodHandler[Any, Any]"]:
+    return {
+        "TrackStream": grpc.stream_stream_rpc_method_handler(
+            service.track_stream, pb.TrackStreamRequest.FromString, pb.TrackStreamResponse.SerializeToString
+        ),
+        "GetServerInfo": grpc.unary_unary_rpc_method_handler(
+            service.get_server_info, pb.GetServerInfoRequest.FromString, pb.GetServerInfoResponse.SerializeToString
+        ),
+        "DeleteSession": grpc.unary_unary_rpc_method_handler(
+            service.delete_session, pb.DeleteSessionRequest.FromString, pb.DeleteSessionResponse.SerializeToString
+        ),
+    }

@@ -1,0 +1,145 @@
+"""Load tests: when frames are due, what is counted, and a run against a real gRPC server."""
+
+import json
+import math
+from itertools import pairwise
+
+import pytest
+import simplejpeg
+from fake_service import FakeService, listening
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mixformer.tracking.v1 import tracking_pb2 as pb
+from model.geometry import Box
+from service.cli import main
+from service.commands.clip import Clip, made_up_clip
+from service.commands.pace import Schedule, paced, spread
+from service.commands.summary import latency_of, percentile
+from service.commands.tally import Tally
+
+
+class FakeClock:
+    """Time that passes only while someone sleeps, or when told to."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+        self.slept: list[float] = []
+
+    def __call__(self) -> float:
+        return self.now
+
+    async def sleep(self, seconds: float) -> None:
+        self.slept.append(seconds)
+        self.now += seconds
+
+
+def test_percentiles_of_one_to_a_hundred_are_their_own_numbers() -> None:
+    ordered = [float(number) for number in range(1, 101)]
+    assert [percentile(ordered, share) for share in (0.01, 0.5, 0.95, 0.99, 1.0)] == [1, 50, 95, 99, 100]
+
+
+@given(st.lists(st.floats(0, 10), min_size=1), st.sampled_from((0.5, 0.95, 0.99)))
+def test_a_percentile_is_the_least_value_that_its_share_does_not_exceed(values: list[float], share: float) -> None:
+    found = percentile(sorted(values), share)
+    assert sum(value <= found for value in values) >= share * len(values)
+    assert sum(value < found for value in values) < share * len(values)
+
+
+def test_latency_of_nothing_is_none() -> None:
+    assert latency_of([]) is None
+
+
+def test_streams_are_spread_evenly_over_one_interval() -> None:
+    schedules = spread(streams=4, rate=10.0, duration_seconds=3.0, begins_at=50.0)
+    assert [schedule.frame_count for schedule in schedules] == [30] * 4
+    due = sorted(schedule.due_at(number) for schedule in schedules for number in range(30))
+    assert all(math.isclose(after - before, 0.025) for before, after in pairwise(due))
+    assert due[0] == 50.0
+
+
+async def test_frames_are_paced_by_the_clock() -> None:
+    clock = FakeClock()
+    sent = [(number, clock.now) async for number in paced(Schedule(100.0, 0.5, 4), clock, clock.sleep)]
+    assert sent == [(0, 100.0), (1, 100.5), (2, 101.0), (3, 101.5)]
+
+
+async def test_a_late_frame_does_not_shift_the_ones_after_it() -> None:
+    clock = FakeClock()
+    sent = []
+    async for number in paced(Schedule(100.0, 0.5, 5), clock, clock.sleep):
+        sent.append(clock.now)
+        if number == 1:
+            clock.now += 1.2  # the stream is held back
+    assert sent == pytest.approx([100.0, 100.5, 101.7, 101.7, 102.0])
+
+
+def test_latency_counts_from_when_the_frame_was_due_not_from_when_it_was_sent() -> None:
+    tally = Tally()
+    schedule = Schedule(10.0, 0.5, 1)
+    tally.sent(schedule.due_at(0), now=13.0)
+    tally.received(pb.FrameResult(outcome=pb.FRAME_OUTCOME_PROCESSED), schedule.due_at(0), now=13.5)
+    report = tally.report(2.0, [schedule])
+    assert report.latency_seconds is not None
+    assert report.send_delay_seconds is not None
+    assert (report.latency_seconds.p50, report.send_delay_seconds.p50) == (3.5, 3.0)
+
+
+def test_the_report_counts_every_due_frame_once() -> None:
+    tally = Tally()
+    tally.received(pb.FrameResult(outcome=pb.FRAME_OUTCOME_PROCESSED), 10.0, now=10.1)
+    tally.received(pb.FrameResult(outcome=pb.FRAME_OUTCOME_DROPPED), 10.0, now=10.2)
+    rejected = pb.FrameResult(outcome=pb.FRAME_OUTCOME_REJECTED, error=pb.FrameError(reason="BAD_FRAME"))
+    tally.received(rejected, 10.0, now=12.0)
+    tally.failed("UNAVAILABLE")
+    report = tally.report(1.0, [Schedule(10.0, 1.0, 3), Schedule(10.0, 1.0, 2)])
+    assert (report.due, report.processed, report.dropped, report.unanswered) == (5, 1, 1, 2)
+    assert (report.rejected, report.stream_errors) == ({"BAD_FRAME": 1}, {"UNAVAILABLE": 1})
+    assert report.frames_per_second == 0.5
+
+
+def test_a_clip_runs_to_and_fro() -> None:
+    clip = Clip([b"0", b"1", b"2"], Box(0, 0, 1, 1))
+    assert b"".join(clip.frame(number) for number in range(9)) == b"012101210"
+    assert Clip([b"0"], clip.box).frame(7) == b"0"
+
+
+def test_the_made_up_clip_holds_pictures_of_the_size_asked_for() -> None:
+    clip = made_up_clip(160, 120)
+    assert simplejpeg.decode_jpeg(clip.frames[0]).shape == (120, 160, 3)
+    assert clip.box.x + clip.box.width <= 160
+
+
+def run_loadtest(server: str, capsys: pytest.CaptureFixture[str], *more: str) -> tuple[int, str]:
+    code = main(["loadtest", "--server", server, "--rate", "50", "--duration", "0.2", "--size", "96x96", *more])
+    return code, capsys.readouterr().out
+
+
+def test_all_frames_of_all_streams_are_sent_and_counted(capsys: pytest.CaptureFixture[str]) -> None:
+    service = FakeService()
+    service.outcomes[3] = pb.FRAME_OUTCOME_DROPPED
+    with listening(service) as server:
+        code, printed = run_loadtest(server, capsys, "--streams", "3", "--policy", "drop-oldest", "--json")
+    report = json.loads(printed)
+    assert code == 0
+    assert (report["due"], report["processed"], report["dropped"], report["unanswered"]) == (30, 27, 3, 0)
+    assert report["latency_seconds"]["p50"] > 0
+    assert len(service.frames) == 30
+    assert {options.overload_policy for options in service.options} == {pb.OVERLOAD_POLICY_DROP_OLDEST}
+    assert service.deleted == ["fake"] * 3
+
+
+def test_a_stream_that_fails_is_named_and_its_frames_are_unanswered(capsys: pytest.CaptureFixture[str]) -> None:
+    with listening(FakeService(fails_at=4)) as server:
+        code, printed = run_loadtest(server, capsys, "--streams", "1", "--json")
+    report = json.loads(printed)
+    assert code == 1
+    assert report["stream_errors"] == {"UNAVAILABLE": 1}
+    assert (report["processed"], report["unanswered"]) == (4, 6)
+
+
+def test_the_table_names_the_percentiles(capsys: pytest.CaptureFixture[str]) -> None:
+    with listening(FakeService()) as server:
+        _, printed = run_loadtest(server, capsys, "--streams", "1")
+    assert "latency p50 / p95 / p99" in printed
+    assert "1 at 50 frames/s" in printed
