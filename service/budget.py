@@ -1,0 +1,118 @@
+"""Decoding in threads, within a budget of bytes for all pictures that are held at once."""
+
+import asyncio
+import time
+import weakref
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from model.crop import Image
+from service.config import Limits
+from service.decode import Payload, decode, picture_size
+from service.errors import Overloaded
+
+_CHANNELS = 3
+
+
+class Decoded(NamedTuple):
+    """A picture (uint8 RGB [H, W, 3]) and the time its decoding took in the thread."""
+
+    image: Image
+    seconds: float
+
+
+class ByteBudget:
+    """Bytes that may be held at once. Who waits first is served first. Belongs to one event loop."""
+
+    def __init__(self, total: int) -> None:
+        self._free = total
+        self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
+
+    @property
+    def free(self) -> int:
+        """Bytes that nobody holds."""
+        return self._free
+
+    async def take(self, amount: int) -> None:
+        """Wait until `amount` bytes are free, and hold them until `give_back`."""
+        granted = asyncio.get_running_loop().create_future()
+        self._waiting.append((amount, granted))
+        self._grant()
+        try:
+            await granted
+        except asyncio.CancelledError:
+            if not granted.cancelled():
+                self.give_back(amount)
+            raise
+
+    def give_back(self, amount: int) -> None:
+        """Return bytes that `take` gave."""
+        self._free += amount
+        self._grant()
+
+    def _grant(self) -> None:
+        while self._waiting:
+            amount, granted = self._waiting[0]
+            if not granted.done():
+                if amount > self._free:
+                    return
+                self._free -= amount
+                granted.set_result(None)
+            self._waiting.popleft()
+
+
+class DecodePool:
+    """Decodes off the event loop. A picture counts against the budget from before its decoding until its memory is freed."""
+
+    def __init__(self, limits: Limits, threads: int, wait_seconds: float) -> None:
+        self._limits = limits
+        self._wait_seconds = wait_seconds
+        self._budget = ByteBudget(limits.decoded_bytes_budget)
+        self._threads = ThreadPoolExecutor(threads, thread_name_prefix="decode")
+
+    async def decode(self, payload: Payload) -> Decoded:
+        """The picture. Raises BadFrame and FrameTooLarge as `decode.decode` does, Overloaded where the budget stays full."""
+        size = picture_size(payload, self._limits)
+        amount = size.width * size.height * _CHANNELS
+        try:
+            async with asyncio.timeout(self._wait_seconds):
+                await self._budget.take(amount)
+        except TimeoutError:
+            limit = f"decoded_bytes_budget {self._limits.decoded_bytes_budget}"
+            raise Overloaded(f"frame of {size.width}x{size.height} found no room in {limit}") from None
+        running = self._threads.submit(_timed_decode, payload, self._limits)
+        running.add_done_callback(_Return(self._budget, amount, asyncio.get_running_loop()))
+        return await asyncio.wrap_future(running)
+
+    def close(self) -> None:
+        """Give the threads back; pictures that nobody waits for any more are dropped."""
+        self._threads.shutdown(wait=True, cancel_futures=True)
+
+
+def _timed_decode(payload: Payload, limits: Limits) -> Decoded:
+    started = time.perf_counter()
+    return Decoded(decode(payload, limits), time.perf_counter() - started)
+
+
+@dataclass(frozen=True)
+class _Return:
+    """The one place where bytes go back: with the picture's memory, or at once where there came no picture.
+
+    Not at the end of the call: who is cancelled while the thread decodes leaves a picture behind that nobody awaits.
+    """
+
+    budget: ByteBudget
+    amount: int
+    loop: asyncio.AbstractEventLoop
+
+    def __call__(self, running: Future[Decoded]) -> None:
+        if running.cancelled() or running.exception() is not None:
+            self._return()
+        else:
+            weakref.finalize(running.result().image, self._return).atexit = False
+
+    def _return(self) -> None:
+        if not self.loop.is_closed():
+            self.loop.call_soon_threadsafe(self.budget.give_back, self.amount)

@@ -1,0 +1,56 @@
+"""What all calls of a front work with."""
+
+from dataclasses import dataclass, replace
+
+import msgspec
+
+from mixformer.tracking.v1 import tracking_pb2 as pb
+from model.config import VARIANTS, ModelConfig, UpdateRule
+from service.config import ServeSettings
+from service.convert import options_of
+from service.messages import Hello
+from service.metrics import Metrics
+from service.session import Clock, SessionOptions
+from service.sessions import SessionTable
+from service.step import FrameTracker
+
+
+@dataclass(frozen=True)
+class Front:
+    """The parts of a running front. `hello` is what its worker said it runs."""
+
+    settings: ServeSettings
+    version: str
+    hello: Hello
+    table: SessionTable
+    tracker: FrameTracker
+    metrics: Metrics
+    clock: Clock
+
+    def options(self, message: pb.SessionOptions) -> SessionOptions:
+        """The options to grant a client that asks for these. Raises InvalidRequest."""
+        default = SessionOptions(
+            rule=update_rule(self.hello),
+            search_factor=self.hello.search_factor,
+            idle_timeout_seconds=self.settings.idle_timeout_seconds,
+        )
+        return options_of(message, default, self.settings.max_idle_timeout_seconds)
+
+
+def model_config(hello: Hello) -> ModelConfig:
+    """The worker's network. Raises ValueError for a variant that this front does not know."""
+    if hello.variant not in VARIANTS:
+        raise ValueError(f"variant {hello.variant!r} is none of {', '.join(VARIANTS)}")
+    return replace(
+        VARIANTS[hello.variant],
+        template_size=hello.template_size,
+        search_size=hello.search_size,
+        template_factor=hello.template_factor,
+        search_factor=hello.search_factor,
+        has_score_head=hello.has_score_head,
+    )
+
+
+def update_rule(hello: Hello) -> UpdateRule:
+    """The update rule that came with the worker's weights."""
+    return msgspec.convert(hello.update_rule, UpdateRule)

@@ -1,0 +1,196 @@
+"""The front's process: started by the parent, ends after draining on SIGTERM, or at once when its parent is gone.
+
+Start, in order: ports (a taken one is known before anything is loaded), worker, service. Stop: say so, drain, stop the
+server, give the rest back.
+"""
+
+import asyncio
+import logging
+import signal
+import sys
+from collections.abc import Callable
+from importlib.metadata import version
+
+import cv2
+from grpc import aio
+from grpc_health.v1 import health, health_pb2_grpc
+from grpc_health.v1.health_pb2 import HealthCheckResponse
+from grpc_reflection.v1alpha import reflection
+
+from mixformer.tracking.v1 import tracking_pb2
+from mixformer.tracking.v1.tracking_pb2_grpc import add_TrackingServiceServicer_to_server
+from service import logs
+from service.budget import DecodePool
+from service.child import begin
+from service.config import ServeSettings, SettingsError, parse_address
+from service.cpu import usable_cores
+from service.engine import Engine
+from service.front import Front, model_config
+from service.messages import Hello
+from service.metrics import Metrics
+from service.servicer import TrackingServicer
+from service.session import Clock
+from service.sessions import SessionTable
+from service.step import FrameTracker
+
+try:
+    import uvloop
+
+    _new_event_loop: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
+except ImportError:  # not for this platform
+    _new_event_loop = asyncio.new_event_loop
+
+SERVICE = tracking_pb2.DESCRIPTOR.services_by_name["TrackingService"].full_name
+# Health of the front alone, for liveness probes: SERVING also while a worker restarts or the front drains.
+LIVE = "live"
+_SWEEP_SECONDS = 1.0
+_HEALTH_SECONDS = 0.25
+_STOP_SECONDS = 1.0
+_MAX_DECODE_THREADS = 8
+
+_log = logging.getLogger(__name__)
+
+
+class StartError(Exception):
+    """The front cannot start; the message says why."""
+
+
+def main() -> int:
+    """The process, from the settings on standard input to its exit status."""
+    try:
+        settings = begin()
+        logs.set_up(settings.log_level, settings.log_format)
+        # OpenCV's own threads would fight with the decoding threads for the same cores.
+        cv2.setNumThreads(1)
+        with asyncio.Runner(loop_factory=_new_event_loop) as runner:
+            runner.run(serve(settings, _announce))
+    except (SettingsError, StartError) as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
+    return 0
+
+
+async def serve(settings: ServeSettings, announce: Callable[[str], None]) -> None:
+    """Serve until SIGTERM or SIGINT. `announce` is told HOST:PORT once calls are answered. Raises StartError."""
+    stopping = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stopping.set)
+    metrics = Metrics()
+    _export(metrics, settings)
+    server, port = _bind(settings)
+    engine = Engine(settings.worker_socket, settings.worker_timeout_seconds, metrics)
+    try:
+        hello = await _hello(engine, stopping)
+        if hello is not None:
+            front = _assemble(settings, engine, hello, metrics)
+            await _run(front, server, engine, stopping, lambda: announce(f"{parse_address(settings.listen).host}:{port}"))
+    finally:
+        await engine.close()
+
+
+def _assemble(settings: ServeSettings, engine: Engine, hello: Hello, metrics: Metrics) -> Front:
+    try:
+        model = model_config(hello)
+    except ValueError as error:
+        raise StartError(f"worker runs what this front does not know: {error}") from error
+    clock = Clock()
+    release = version("mixformer-service")
+    pool = DecodePool(settings.limits, min(usable_cores(), _MAX_DECODE_THREADS), settings.worker_timeout_seconds)
+    table = SessionTable(settings.limits.max_sessions, engine.release, clock)
+    tracker = FrameTracker(engine, pool, model, settings.limits, metrics, clock)
+    metrics.on_hello(hello, release)
+    return Front(settings, release, hello, table, tracker, metrics, clock)
+
+
+async def _run(front: Front, server: aio.Server, engine: Engine, stopping: asyncio.Event, announce: Callable[[], None]) -> None:
+    servicer = TrackingServicer(front)
+    states = health.aio.HealthServicer()
+    add_TrackingServiceServicer_to_server(servicer, server)
+    health_pb2_grpc.add_HealthServicer_to_server(states, server)
+    reflection.enable_server_reflection((SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
+    front.metrics.watch(lambda: len(front.table), lambda: len(servicer.streams))
+    await _tell(states, is_ready=engine.is_ready())
+    await states.set(LIVE, HealthCheckResponse.SERVING)
+    await server.start()
+    announce()
+    try:
+        async with asyncio.TaskGroup() as keepers:
+            tasks = [keepers.create_task(_sweep(front.table)), keepers.create_task(_watch(engine, states))]
+            await stopping.wait()
+            for task in tasks:
+                task.cancel()
+    finally:
+        await _tell(states, is_ready=False)
+        await servicer.drain(front.settings.grace_seconds)
+        await server.stop(_STOP_SECONDS)
+        front.tracker.close()
+
+
+async def _hello(engine: Engine, stopping: asyncio.Event) -> Hello | None:
+    """The worker's hello; None where the front is to stop before."""
+    connecting = asyncio.create_task(engine.connect())
+    stopped = asyncio.create_task(stopping.wait())
+    await asyncio.wait((connecting, stopped), return_when=asyncio.FIRST_COMPLETED)
+    stopped.cancel()
+    if not connecting.done():
+        connecting.cancel()
+        return None
+    return connecting.result()
+
+
+def _export(metrics: Metrics, settings: ServeSettings) -> None:
+    try:
+        port = metrics.serve(parse_address(settings.metrics))
+    except OSError as error:
+        raise StartError(f"metrics={settings.metrics}: the port cannot be opened: {error}") from error
+    _log.info("metrics on port %d", port)
+
+
+def _bind(settings: ServeSettings) -> tuple[aio.Server, int]:
+    """The server and the port that it got, nothing served yet."""
+    limits = settings.limits
+    options = [
+        # A second server on the port is an error, not a rival for its connections.
+        ("grpc.so_reuseport", 0),
+        # A frame over max_frame_bytes is refused in band, and the stream goes on; beyond this gRPC ends it.
+        ("grpc.max_receive_message_length", 2 * limits.max_frame_bytes),
+        # A client that vanished without a word is found within 30 s.
+        ("grpc.keepalive_time_ms", 20_000),
+        ("grpc.keepalive_timeout_ms", 10_000),
+        ("grpc.keepalive_permit_without_calls", 1),
+        # Clients may look after their side as often as this.
+        ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
+    ]
+    # gRPC's own bound on calls under way, each with a message in memory: streams, and one call for every session.
+    server = aio.server(options=options, maximum_concurrent_rpcs=limits.max_streams + limits.max_sessions)
+    try:
+        return server, server.add_insecure_port(settings.listen)
+    except RuntimeError as error:
+        raise StartError(f"listen={settings.listen}: the port cannot be opened: {error}") from error
+
+
+async def _sweep(table: SessionTable) -> None:
+    while True:
+        await asyncio.sleep(_SWEEP_SECONDS)
+        await table.expire()
+
+
+async def _watch(engine: Engine, states: health.aio.HealthServicer) -> None:
+    while True:
+        await asyncio.sleep(_HEALTH_SECONDS)
+        await _tell(states, is_ready=engine.is_ready())
+
+
+async def _tell(states: health.aio.HealthServicer, *, is_ready: bool) -> None:
+    status = HealthCheckResponse.SERVING if is_ready else HealthCheckResponse.NOT_SERVING
+    for name in ("", SERVICE):
+        await states.set(name, status)
+
+
+def _announce(address: str) -> None:
+    sys.stdout.write(f"READY {address}\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,121 @@
+"""The TrackingService as gRPC calls it."""
+
+import asyncio
+import logging
+
+from mixformer.tracking.v1 import tracking_pb2 as pb
+from mixformer.tracking.v1.tracking_pb2_grpc import TrackingServiceServicer
+from service.caller import client_of, session_named
+from service.convert import frame_of, result_message, session_message
+from service.door import Door
+from service.errors import InvalidRequest, SessionNotFound
+from service.frames import Action, Frame
+from service.front import Front
+from service.session import Session, SessionOptions
+from service.status import Context, answered
+from service.streams import Requests, Streams
+
+_BEGINS_A_SESSION = {Action.INITIALIZE, Action.ENSURE}
+
+_log = logging.getLogger(__name__)
+
+
+class TrackingServicer(TrackingServiceServicer):
+    """The calls; see the API for what each one does. What fails, ends with its status (status.py)."""
+
+    def __init__(self, front: Front) -> None:
+        self._front = front
+        self._door = Door()
+        self.streams = Streams(front, front.settings.limits.max_streams)
+
+    async def drain(self, seconds: float) -> None:
+        """Refuse new work, tell the streams, and wait until everybody has left, at most `seconds`."""
+        self._door.close()
+        telling = asyncio.create_task(self.streams.drain(seconds))
+        if not await self._door.wait_until_empty(seconds):
+            _log.warning("%d calls are still open after %g s", self._door.inside, seconds)
+        telling.cancel()
+        await asyncio.gather(telling, return_exceptions=True)
+
+    # Writes to its context: a generator is not closed when its client leaves.
+    async def TrackStream(self, request_iterator: Requests, context: Context) -> None:  # type: ignore[override]
+        """Many frames in, one result a frame out."""
+        await answered(context, self._stream(request_iterator, context))
+
+    async def Track(self, request: pb.TrackRequest, context: Context) -> pb.TrackResponse:
+        """One frame in, one result out."""
+        return await answered(context, self._track(request, context))
+
+    async def GetSession(self, request: pb.GetSessionRequest, context: Context) -> pb.GetSessionResponse:
+        """One session of the caller."""
+        return await answered(context, self._get_session(request, context))
+
+    async def ListSessions(self, request: pb.ListSessionsRequest, context: Context) -> pb.ListSessionsResponse:
+        """The caller's sessions, in pages."""
+        return await answered(context, self._list_sessions(request, context))
+
+    async def DeleteSession(self, request: pb.DeleteSessionRequest, context: Context) -> pb.DeleteSessionResponse:
+        """End a session and give back what it holds."""
+        return await answered(context, self._delete_session(request, context))
+
+    async def GetServerInfo(self, request: pb.GetServerInfoRequest, context: Context) -> pb.GetServerInfoResponse:
+        """What runs here, and its limits."""
+        hello, limits = self._front.hello, self._front.settings.limits
+        return pb.GetServerInfoResponse(
+            version=self._front.version,
+            model_variant=hello.variant,
+            weights_sha256=hello.weights_sha256,
+            device=hello.device,
+            max_frame_bytes=limits.max_frame_bytes,
+            max_frame_pixels=limits.max_frame_pixels,
+            max_targets_per_session=limits.max_targets_per_session,
+            max_sessions=limits.max_sessions,
+        )
+
+    async def _stream(self, requests: Requests, context: Context) -> None:
+        with self._door.enter():
+            await self.streams.serve(requests, context)
+
+    async def _track(self, request: pb.TrackRequest, context: Context) -> pb.TrackResponse:
+        with self._door.enter():
+            if request.resume_token:
+                raise InvalidRequest("resume tokens are not supported by this server")
+            frame = frame_of(request.frame, request.targets, self._front.clock.monotonic())
+            options = self._front.options(request.options)
+            session, is_new = self._session_of(request, frame, options, context)
+            try:
+                async with session.turn():
+                    if request.HasField("options"):
+                        self._front.tracker.set_options(session, options)
+                    prepared = await self._front.tracker.prepare(session, frame)
+                    result = await self._front.tracker.track(session, frame, prepared)
+            finally:
+                if is_new and not session.targets:
+                    error = SessionNotFound(f"session {session.session_id} ended with the frame that was to begin it")
+                    await self._front.table.end(session, error)
+            return pb.TrackResponse(session_id=session.session_id, result=result_message(result))
+
+    def _session_of(
+        self, request: pb.TrackRequest, frame: Frame, options: SessionOptions, context: Context
+    ) -> tuple[Session, bool]:
+        """The session that is meant, and whether it is new: only a frame that starts a target begins one."""
+        client, session_id = client_of(context), session_named(request.session_id, context)
+        try:
+            return self._front.table.find(client, session_id), False
+        except SessionNotFound:
+            if not any(command.action in _BEGINS_A_SESSION for command in frame.commands):
+                raise
+        return self._front.table.create(client, session_id, options), True
+
+    async def _get_session(self, request: pb.GetSessionRequest, context: Context) -> pb.GetSessionResponse:
+        session = self._front.table.find(client_of(context), session_named(request.session_id, context))
+        return pb.GetSessionResponse(session=session_message(session))
+
+    async def _list_sessions(self, request: pb.ListSessionsRequest, context: Context) -> pb.ListSessionsResponse:
+        page = self._front.table.page(client_of(context), request.page_size, request.page_token)
+        return pb.ListSessionsResponse(sessions=map(session_message, page.sessions), next_page_token=page.next_token)
+
+    async def _delete_session(self, request: pb.DeleteSessionRequest, context: Context) -> pb.DeleteSessionResponse:
+        session = self._front.table.find(client_of(context), session_named(request.session_id, context))
+        await self._front.table.end(session, SessionNotFound(f"session {session.session_id} was deleted"))
+        return pb.DeleteSessionResponse()

@@ -1,0 +1,188 @@
+"""A client's session: its targets, who may work on it, and when it ends."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from enum import IntEnum
+from types import TracebackType
+from typing import Self
+
+from model.config import UpdateRule
+from model.target import Target
+from service.errors import FrameOutOfOrder, Overloaded, ServiceError, SessionBusy, SessionTakenOver
+
+MAX_QUEUED_CALLS = 16
+
+
+@dataclass(frozen=True)
+class Clock:
+    """Time, for a test to stand in for: `monotonic` for waits, `wall` (unix seconds) for what clients see."""
+
+    monotonic: Callable[[], float] = time.monotonic
+    wall: Callable[[], float] = time.time
+
+
+class OverloadPolicy(IntEnum):
+    """What happens to frames that come faster than they are tracked; numbers equal the API's."""
+
+    BLOCK = 1
+    DROP_OLDEST = 2
+
+
+@dataclass(frozen=True)
+class SessionOptions:
+    """A session's options as granted: what the client left open is filled in. No `max_frame_age_seconds`: any age will do."""
+
+    rule: UpdateRule
+    search_factor: float
+    idle_timeout_seconds: float
+    overload_policy: OverloadPolicy = OverloadPolicy.BLOCK
+    max_frame_age_seconds: float | None = None
+    strict_order: bool = False
+
+
+class Holder:
+    """A stream, for those who may end it before its time. Use it with `with` around all that the stream does.
+
+    `end` has the error come out of the body. As with asyncio.timeout, that is one cancellation of the task; any other is the
+    client's and goes on as it is.
+    """
+
+    def __init__(self) -> None:
+        self._task = asyncio.current_task()
+        self._ended_by: ServiceError | None = None
+        self._is_over = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._is_over = True
+        if self._ended_by is None or self._task is None:
+            return
+        is_only_ours = self._task.uncancel() == 0
+        if is_only_ours and kind is asyncio.CancelledError:
+            raise self._ended_by from None
+
+    def end(self, error: ServiceError) -> None:
+        """End the stream with this error, unless it has ended or is ending already."""
+        if self._task is not None and not self._is_over and self._ended_by is None:
+            self._ended_by = error
+            self._task.cancel()
+
+
+class Session:
+    """One session. Its targets change only through `commit`, by whoever has its turn: a stream for as long as it is open
+    (`hold`), a unary call for one frame (`turn`).
+    """
+
+    def __init__(
+        self, session_id: str, client: str, options: SessionOptions, release: Callable[[bytes], None], clock: Clock
+    ) -> None:
+        """`release` is told every memory key that a target of this session has done with, once per target."""
+        self.session_id = session_id
+        self.client = client
+        self.options = options
+        self.epoch = 1
+        self.created_at = clock.wall()
+        self.last_frame_at: float | None = None
+        self.last_frame_number = 0
+        self._clock = clock
+        self._release = release
+        self._targets: dict[str, Target] = {}
+        # The key under which each target was last given to the engine.
+        self._lent: dict[Target, bytes] = {}
+        self._turn = asyncio.Lock()
+        self._queued = 0
+        self._holder: Holder | None = None
+        self._ended_by: ServiceError | None = None
+        self._is_working = False
+        self._touched_at = clock.monotonic()
+
+    @property
+    def targets(self) -> Mapping[str, Target]:
+        """The targets by id."""
+        return self._targets
+
+    @property
+    def idle_seconds_left(self) -> float:
+        """Until the session ends for want of frames. A frame under way stops the clock."""
+        if self._is_working:
+            return self.options.idle_timeout_seconds
+        return self.options.idle_timeout_seconds - (self._clock.monotonic() - self._touched_at)
+
+    @asynccontextmanager
+    async def hold(self, holder: Holder) -> AsyncIterator[None]:
+        """The session for one stream, taken over from the stream that had it: that one is ended and waited for."""
+        former, self._holder = self._holder, holder
+        if former is not None:
+            self.epoch += 1
+            former.end(SessionTakenOver(f"another stream was opened on session {self.session_id}"))
+        try:
+            async with self._turn:
+                self._check_open()
+                yield
+        finally:
+            if self._holder is holder:
+                self._holder = None
+
+    @asynccontextmanager
+    async def turn(self) -> AsyncIterator[None]:
+        """The session for one frame, after those that asked before. Raises SessionBusy while a stream has it."""
+        if self._queued >= MAX_QUEUED_CALLS:
+            raise Overloaded(f"session {self.session_id} has {self._queued} calls waiting")
+        self._check_free()
+        self._queued += 1
+        try:
+            async with self._turn:
+                self._check_open()
+                self._check_free()
+                yield
+        finally:
+            self._queued -= 1
+
+    async def close(self, error: ServiceError) -> None:
+        """End the session: its stream and all who wait for their turn get `error`, its memories are given back."""
+        self._ended_by = error
+        if self._holder is not None:
+            self._holder.end(error)
+        async with self._turn:
+            self.commit({})
+
+    def begin(self, number: int) -> None:
+        """A frame's turn has come. Raises FrameOutOfOrder where its number does not rise and the session is strict."""
+        self._is_working = True
+        if self.options.strict_order and self.last_frame_at is not None and number <= self.last_frame_number:
+            raise FrameOutOfOrder(f"frame {number} came after frame {self.last_frame_number}")
+        self.last_frame_number = number
+        self.last_frame_at = self._clock.wall()
+
+    def finish(self) -> None:
+        """The frame has its result; the idle clock starts again."""
+        self._is_working = False
+        self._touched_at = self._clock.monotonic()
+
+    def lend(self, targets: Iterable[Target]) -> None:
+        """Note that these targets' memories are about to be used."""
+        for target in targets:
+            self._lent.setdefault(target, target.memory_key)
+
+    def commit(self, targets: Mapping[str, Target]) -> None:
+        """These are the session's targets now. The one place where memories are released: of targets that are gone and of
+        templates that were renewed."""
+        self._targets = dict(targets)
+        staying = set(self._targets.values())
+        for target, key in list(self._lent.items()):
+            if target not in staying or target.memory_key != key:
+                del self._lent[target]
+                self._release(key)
+
+    def _check_free(self) -> None:
+        if self._holder is not None:
+            raise SessionBusy(f"a stream holds session {self.session_id}")
+
+    def _check_open(self) -> None:
+        if self._ended_by is not None:
+            raise self._ended_by

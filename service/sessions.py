@@ -1,0 +1,88 @@
+"""All sessions of this front: made, found, listed and ended here."""
+
+import asyncio
+import itertools
+import logging
+import secrets
+from collections.abc import Callable
+from typing import NamedTuple
+
+from service.errors import InvalidRequest, ServiceError, SessionNotFound, TooManySessions
+from service.session import Clock, Session, SessionOptions
+
+MAX_ID_CHARACTERS = 128
+MAX_PAGE = 1000
+_DEFAULT_PAGE = 100
+_ID_BYTES = 16
+
+_log = logging.getLogger(__name__)
+
+
+class Page(NamedTuple):
+    """A part of a client's sessions, oldest first. `next_token` is empty on the last page."""
+
+    sessions: tuple[Session, ...]
+    next_token: str
+
+
+class SessionTable:
+    """Sessions by client and id: a client finds only its own, and two clients may choose the same id."""
+
+    def __init__(self, max_sessions: int, release: Callable[[bytes], None], clock: Clock) -> None:
+        """`release` is told every memory key that is done with."""
+        self._max_sessions = max_sessions
+        self._release = release
+        self._clock = clock
+        self._serials = itertools.count(1)
+        # By client and id, in order of creation; each with its serial number.
+        self._sessions: dict[tuple[str, str], tuple[int, Session]] = {}
+
+    def __len__(self) -> int:
+        return len(self._sessions)
+
+    def find(self, client: str, session_id: str) -> Session:
+        """The client's session of this id. Raises SessionNotFound."""
+        found = self._sessions.get((client, session_id))
+        if found is None:
+            raise SessionNotFound(f"no session {session_id!r}: there never was one, or it has ended")
+        return found[1]
+
+    def create(self, client: str, session_id: str, options: SessionOptions) -> Session:
+        """A new session; an empty id has the server choose one that nobody can guess. Raises TooManySessions, InvalidRequest."""
+        if len(session_id) > MAX_ID_CHARACTERS or not session_id.isprintable() or not session_id.isascii():
+            raise InvalidRequest(f"session_id must be at most {MAX_ID_CHARACTERS} printable ASCII characters")
+        if len(self._sessions) >= self._max_sessions:
+            raise TooManySessions(f"{len(self._sessions)} sessions are open, max_sessions is {self._max_sessions}")
+        granted = session_id or secrets.token_urlsafe(_ID_BYTES)
+        session = Session(granted, client, options, self._release, self._clock)
+        self._sessions[client, granted] = (next(self._serials), session)
+        _log.info("session %s begins", granted)
+        return session
+
+    def page(self, client: str, size: int, token: str) -> Page:
+        """The next `size` sessions of the client (0: a hundred). Raises InvalidRequest for a token that no page gave."""
+        if size < 0:
+            raise InvalidRequest(f"page_size {size} is negative")
+        if token and not (token.isascii() and token.isdigit()):
+            raise InvalidRequest("page_token is not one of ours")
+        size = min(size or _DEFAULT_PAGE, MAX_PAGE)
+        after = int(token or 0)
+        mine = [each for (owner, _), each in self._sessions.items() if owner == client and each[0] > after]
+        shown = mine[:size]
+        return Page(tuple(session for _, session in shown), str(shown[-1][0]) if len(mine) > size else "")
+
+    async def end(self, session: Session, error: ServiceError) -> None:
+        """End one session, and tell its stream why."""
+        if self._sessions.pop((session.client, session.session_id), None) is not None:
+            _log.info("session %s ends: %s", session.session_id, error)
+            await session.close(error)
+
+    async def expire(self) -> None:
+        """End the sessions that had no frame for longer than their idle timeout."""
+        late = [session for _, session in self._sessions.values() if session.idle_seconds_left <= 0]
+        await asyncio.gather(*(self.end(session, _expired(session)) for session in late))
+
+
+def _expired(session: Session) -> SessionNotFound:
+    seconds = session.options.idle_timeout_seconds
+    return SessionNotFound(f"session {session.session_id} had no frame for {seconds:g} s and has ended")

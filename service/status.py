@@ -1,0 +1,44 @@
+"""How a call ends: with its answer, or with a gRPC status that carries google.rpc.ErrorInfo (reason and domain)."""
+
+import logging
+from collections.abc import Awaitable
+from typing import Any, NoReturn, TypeVar
+
+from google.protobuf import any_pb2
+from google.rpc import error_details_pb2, status_pb2
+from grpc import aio
+from grpc_status import rpc_status
+
+from service.errors import ServiceError
+
+DOMAIN = "mixformer.tracking"
+
+_log = logging.getLogger(__name__)
+
+Context = aio.ServicerContext[Any, Any]
+Answer = TypeVar("Answer")
+
+
+async def answered(context: Context, work: Awaitable[Answer]) -> Answer:
+    """The answer of a call. A ServiceError ends it with its status; a fault of ours is logged, and the client is told no more.
+
+    Cancellation passes through: grpc.aio needs it to end the call.
+    """
+    try:
+        return await work
+    except ServiceError as error:
+        await _abort(context, error)
+    except Exception:
+        # Writing to a client that has just gone fails before the cancellation comes.
+        if context.done():
+            raise
+        # gRPC would send the exception's text to the client.
+        _log.exception("a call failed")
+        await _abort(context, ServiceError("internal error, see the server's log"))
+
+
+async def _abort(context: Context, error: ServiceError) -> NoReturn:
+    detail = any_pb2.Any()
+    detail.Pack(error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN))
+    status = status_pb2.Status(code=error.code.value[0], message=str(error), details=[detail])
+    await context.abort_with_status(rpc_status.to_status(status))

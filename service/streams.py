@@ -1,0 +1,91 @@
+"""All open streams of this front: opened, counted and drained here."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+
+from mixformer.tracking.v1 import tracking_pb2 as pb
+from service.caller import client_of, session_named
+from service.errors import Draining, InvalidRequest, SessionNotFound, TooManyStreams
+from service.front import Front
+from service.session import Holder, Session, SessionOptions
+from service.status import Context
+from service.stream import Read, Stream
+
+_FIRST_MESSAGE_SECONDS = 30.0
+
+_log = logging.getLogger(__name__)
+
+Requests = AsyncIterator[pb.TrackStreamRequest]
+
+
+class Streams:
+    """The open streams. One that has no session yet is None."""
+
+    def __init__(self, front: Front, max_streams: int) -> None:
+        self._front = front
+        self._max_streams = max_streams
+        self._open: dict[Holder, Stream | None] = {}
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    async def serve(self, requests: Requests, context: Context) -> None:
+        """One stream, from its first message to its end. Raises ServiceError where it is not its client that ends it."""
+        if len(self._open) >= self._max_streams:
+            raise TooManyStreams(f"{len(self._open)} streams are open, max_streams is {self._max_streams}")
+        with Holder() as holder:
+            self._open[holder] = None
+            try:
+                await self._serve(holder, requests, context)
+            finally:
+                del self._open[holder]
+
+    async def drain(self, seconds: float) -> None:
+        """Tell every stream that the server goes away within `seconds`; those without a session end at once."""
+        waiting = [holder for holder, stream in self._open.items() if stream is None]
+        for holder in waiting:
+            holder.end(Draining("the server is going away"))
+        draining = (stream.drain(seconds) for stream in self._open.values() if stream is not None)
+        await asyncio.gather(*draining, return_exceptions=True)
+
+    async def _serve(self, holder: Holder, requests: Requests, context: Context) -> None:
+        first = await _first(requests)
+        # Before the session is taken from another stream, so that a wrong option costs that one nothing.
+        options = self._front.options(first.config.options)
+        session = self._session_of(first.config, options, context)
+        async with session.hold(holder):
+            if first.config.HasField("options"):
+                self._front.tracker.set_options(session, options)
+            stream = Stream(session, self._front.tracker, _reader(requests), context.write, self._front.clock)
+            self._open[holder] = stream
+            await stream.run(first)
+
+    def _session_of(self, config: pb.StreamConfig, options: SessionOptions, context: Context) -> Session:
+        """The client's session of that id, or a new one."""
+        if config.resume_token:
+            raise InvalidRequest("resume tokens are not supported by this server")
+        client, session_id = client_of(context), session_named(config.session_id, context)
+        try:
+            return self._front.table.find(client, session_id)
+        except SessionNotFound:
+            return self._front.table.create(client, session_id, options)
+
+
+async def _first(requests: Requests) -> pb.TrackStreamRequest:
+    """The first message. A stream that never sends one must not take up room."""
+    try:
+        async with asyncio.timeout(_FIRST_MESSAGE_SECONDS):
+            first = await anext(requests, None)
+    except TimeoutError:
+        raise InvalidRequest(f"no message within {_FIRST_MESSAGE_SECONDS:g} s") from None
+    if first is None or not first.HasField("config"):
+        raise InvalidRequest("the first message of a stream must carry its config")
+    return first
+
+
+def _reader(requests: Requests) -> Read:
+    async def read() -> pb.TrackStreamRequest | None:
+        return await anext(requests, None)
+
+    return read
