@@ -11,7 +11,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 PROTO := mixformer/tracking/v1/tracking
 STUBS := $(addprefix $(PROTO)_,pb2.py pb2.pyi pb2_grpc.py pb2_grpc.pyi)
-CODE := $(wildcard model service training benchmarks tests)
+CODE := $(wildcard model service training benchmarks deploy tests)
 
 .PHONY: setup demo test check stubs-fresh proto lock clean
 
