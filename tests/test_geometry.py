@@ -6,7 +6,7 @@ from model.geometry import Box, CropBox, CropWindow, clip, crop_window, meets_fr
 
 
 def test_window_is_centred_and_its_side_rounded_up() -> None:
-    assert crop_window(Box(60, 40, 30, 20), 2.0) == CropWindow(left=50, top=25, side=49 + 1)
+    assert crop_window(Box(60, 40, 30, 20), 2.0) == CropWindow(left=50, top=26, side=49)
 
 
 def test_corner_rounds_half_to_even() -> None:
