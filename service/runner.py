@@ -1,4 +1,4 @@
-"""A batch of crops to the device and predictions back. The only room of the service that imports torch."""
+"""A batch of crops to the device and predictions back. With `device.py` the only room of the service that imports torch."""
 
 import logging
 import os
@@ -17,8 +17,9 @@ from model.checkpoint import load_model
 from model.config import MAX_ONLINE_TEMPLATES, ModelConfig
 from model.geometry import CropBox
 from model.memory import MemoryPool
-from service.config import ServeSettings, SettingsError
-from service.cpu import has_native_bfloat16, usable_cores
+from service.config import ServeSettings
+from service.cpu import usable_cores
+from service.device import choose_device, choose_dtype
 from service.messages import PROTOCOL_VERSION, Hello, TrackItem
 from service.work import Found, Refused, StepResult, StepTimes, Work
 
@@ -45,8 +46,8 @@ class Runner:
     def __init__(self, settings: ServeSettings) -> None:
         """Loads and warms up. Raises CheckpointError or SettingsError where the settings cannot be run."""
         torch.set_num_threads(settings.threads or usable_cores())
-        self._device = _device(settings.device)
-        self._dtype = _dtype(settings.precision, self._device)
+        self._device = choose_device(settings.device)
+        self._dtype = choose_dtype(settings.precision, self._device)
         loaded = load_model(settings.weights, settings.variant or None, self._device, self._dtype)
         self._model = loaded.model
         self._config = loaded.model.config
@@ -234,24 +235,6 @@ def _sum(encodes: Sequence[_Pass], tracks: Sequence[_Pass]) -> StepTimes:
         padded_size=sum(each.padded_size for each in tracks), stage_seconds=stages, head_seconds=head,
         encoded=sum(each.padded_size for each in encodes), encode_seconds=sum(each.marks.seconds()["encode"] for each in encodes),
     )  # fmt: skip
-
-
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.ones(1, device=device).item()
-    except (RuntimeError, AssertionError) as error:  # torch without CUDA asserts
-        raise SettingsError(f"device={name!r} cannot be used: {error}") from error
-    return device
-
-
-def _dtype(precision: str, device: torch.device) -> torch.dtype:
-    """`auto`: half precision where the hardware has it."""
-    if precision == "auto" and device.type == "cpu":
-        precision = "bfloat16" if has_native_bfloat16() else "float32"
-    return {"auto": torch.float16, "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[precision]
 
 
 def _automatic_slots(config: ModelConfig, device: torch.device, dtype: torch.dtype) -> int:

@@ -13,12 +13,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from service import logs
 from service.child import EXIT_BAD_SETTINGS
 from service.config import ServeSettings, SettingsError
 
 _WORKER_GRACE_SECONDS = 5.0
 # The front drains for `grace_seconds` itself; this much later it is taken for stuck.
-_FRONT_MARGIN_SECONDS = 2.0
+_FRONT_MARGIN_SECONDS = 5.0
 _FIRST_DELAY_SECONDS = 0.1
 _LONGEST_DELAY_SECONDS = 5.0
 _HEALTHY_SECONDS = 60.0
@@ -33,6 +34,7 @@ def serve(settings: ServeSettings) -> int:
 
     Raises SettingsError where the worker's socket cannot stand in `run_dir`.
     """
+    logs.set_up(settings.log_level, settings.log_format)
     try:
         folder = tempfile.TemporaryDirectory(prefix="mixformer-", dir=settings.run_dir or None)
     except OSError as error:

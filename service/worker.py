@@ -18,6 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from model.official import CheckpointError
+from service import logs
 from service.child import EXIT_BAD_SETTINGS, begin
 from service.config import SettingsError
 from service.link import FrontLink
@@ -46,8 +47,8 @@ _log = logging.getLogger(__name__)
 
 
 class Worker:
-    """The queue, the slots and the fronts of one runner. `step` belongs to the thread that owns the device, `serve` to a
-    reader thread each.
+    """The queue, the slots and the fronts of one runner. `step` belongs to the thread that owns the device; each front has a
+    thread in `serve`.
     """
 
     def __init__(self, runner: Runner, max_encodes: int, clock: Callable[[], float] = time.monotonic) -> None:
@@ -67,41 +68,35 @@ class Worker:
             return self._table.in_use
 
     def serve(self, link: FrontLink) -> None:
-        """One front, from hello to its end; then its items are dropped and its memories released."""
-        link.send(self._hello)
-        with self._changed:
-            self._links[link.number] = link
+        """One front, from hello to its end."""
+        self.join(link)
         try:
             for message in link.messages():
-                self._receive(link, message)
+                self.receive(link, message)
         except (OSError, ValueError) as error:
             _log.warning("front %d: %r", link.number, error)
         finally:
-            with self._changed:
-                del self._links[link.number]
-                self._scheduler.drop(link.number)
-                self._table.leave(link.number)
-                self._changed.notify_all()
-            link.close()
-            _log.info("front %d left", link.number)
+            self.leave(link)
 
-    def step(self) -> None:
-        """Wait until there is something to do, and do one batch of it. Raises RuntimeError where the device is lost."""
+    def join(self, link: FrontLink) -> None:
+        """A front has connected: tell it what runs here."""
+        link.send(self._hello)
         with self._changed:
-            self._changed.wait_for(lambda: len(self._scheduler) or self._pings)
-            batch = self._scheduler.next_batch(self._table.holds)
-            lease = self._table.pin([(each.item.memory_key, each.connection) for each in batch.items])
-            pings, self._pings = self._pings, []
-            self._changed.notify_all()
-        for missing in batch.missing:
-            self._send(missing.connection, MemoryMissing(missing.item.item_id))
-        if batch.items:
-            self._run(batch, lease)
-        for connection, ping in pings:
-            self._runner.ping()
-            self._send(connection, Pong(ping.ping_id, self.slots_in_use))
+            self._links[link.number] = link
+        _log.info("front %d connected", link.number)
 
-    def _receive(self, link: FrontLink, message: ToWorker) -> None:
+    def leave(self, link: FrontLink) -> None:
+        """A front is gone: its items are dropped and its memories released."""
+        with self._changed:
+            del self._links[link.number]
+            self._scheduler.drop(link.number)
+            self._table.leave(link.number)
+            self._changed.notify_all()
+        link.close()
+        _log.info("front %d left", link.number)
+
+    def receive(self, link: FrontLink, message: ToWorker) -> None:
+        """Take in what a front says. Waits while the queue is full."""
         if isinstance(message, TrackItem) and (fault := self._runner.fault(message)):
             link.send(Failed(message.item_id, fault))
             return
@@ -118,6 +113,22 @@ class Worker:
                 case Ping():
                     self._pings.append((link.number, message))
             self._changed.notify_all()
+
+    def step(self) -> None:
+        """Wait until there is something to do, and do one batch of it. Raises RuntimeError where the device is lost."""
+        with self._changed:
+            self._changed.wait_for(lambda: len(self._scheduler) or self._pings)
+            batch = self._scheduler.next_batch(self._table.holds)
+            lease = self._table.pin([(each.item.memory_key, each.connection) for each in batch.items])
+            pings, self._pings = self._pings, []
+            self._changed.notify_all()
+        for missing in batch.missing:
+            self._send(missing.connection, MemoryMissing(missing.item.item_id))
+        if batch.items:
+            self._run(batch, lease)
+        for connection, ping in pings:
+            self._runner.ping()
+            self._send(connection, Pong(ping.ping_id, self.slots_in_use))
 
     def _run(self, batch: Batch, lease: Lease) -> None:
         started_at = self._clock()
@@ -182,7 +193,6 @@ def _accept(listening: socket.socket, worker: Worker) -> None:
     while True:
         connected, _ = listening.accept()
         number += 1
-        _log.info("front %d connected", number)
         link = FrontLink(connected, number)
         threading.Thread(target=worker.serve, args=(link,), name=f"front {number}", daemon=True).start()
 
@@ -191,8 +201,9 @@ def main() -> None:
     """Run a worker with the settings that stand, as a line of JSON, on standard input. Returns never."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent's business: it ends its children in order
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    settings = begin()
     try:
+        settings = begin()
+        logs.set_up(settings.log_level, settings.log_format)
         worker = Worker(Runner(settings), settings.max_encodes)
     except (CheckpointError, SettingsError) as error:
         _log.error("worker cannot start: %s", error)
