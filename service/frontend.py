@@ -62,6 +62,8 @@ def main() -> int:
         logs.set_up(settings.log_level, settings.log_format)
         # OpenCV's own threads would fight with the decoding threads for the same cores.
         cv2.setNumThreads(1)
+        # What it says of a bad picture is in the answer to whoever sent it.
+        cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
         with asyncio.Runner(loop_factory=_new_event_loop) as runner:
             runner.run(serve(settings, _announce))
     except (SettingsError, StartError) as error:

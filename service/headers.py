@@ -1,0 +1,88 @@
+"""What a picture's header says, before anything of the picture's size is allocated."""
+
+import zlib
+from collections.abc import Callable
+from typing import NamedTuple
+
+import simplejpeg
+
+from service.errors import BadFrame
+
+JPEG = b"\xff\xd8\xff"
+PNG = b"\x89PNG\r\n\x1a\n"
+# A progressive JPEG needs about ten; with thousands a few MB keep a thread busy for minutes.
+MAX_JPEG_SCANS = 100
+# Encoders write chunks of 8 KiB or more.
+MAX_PNG_CHUNKS = 10_000
+START_OF_SCAN = b"\xff\xda"
+# simplejpeg looks unknown sampling factors up in a dict, and lets the KeyError out.
+JPEG_ERRORS = (ValueError, KeyError)
+_WEBP_ANIMATED = 0x02
+
+
+class Size(NamedTuple):
+    """Pixels across and down."""
+
+    width: int
+    height: int
+
+
+def encoded_size(data: bytes) -> Size:
+    """The size of a JPEG, PNG or WebP, told apart by their first bytes. Raises BadFrame for anything else."""
+    if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
+        return _webp_size(data)
+    for magic, size in _SIZES:
+        if data.startswith(magic):
+            return size(data)
+    raise BadFrame(f"{len(data)} bytes are no JPEG, PNG or WebP")
+
+
+def check_chunks(data: bytes) -> None:
+    """Raises BadFrame where a PNG's chunks are not whole (https://www.w3.org/TR/png-3/#5Chunk-layout) or it is animated."""
+    view, at = memoryview(data), len(PNG)
+    for _ in range(MAX_PNG_CHUNKS):
+        kind, end = bytes(view[at + 4 : at + 8]), at + 12 + int.from_bytes(view[at : at + 4], "big")
+        if end > len(data):
+            raise BadFrame("PNG is truncated")
+        if zlib.crc32(view[at + 4 : end - 4]) != int.from_bytes(view[end - 4 : end], "big"):
+            raise BadFrame(f"PNG is corrupt: checksum of its chunk {kind!r}")
+        if kind == b"acTL":
+            raise BadFrame("PNG is animated")
+        if kind == b"IEND":
+            return
+        at = end
+    raise BadFrame(f"PNG of more than {MAX_PNG_CHUNKS} chunks")
+
+
+def _jpeg_size(data: bytes) -> Size:
+    if data.count(START_OF_SCAN) > MAX_JPEG_SCANS:
+        raise BadFrame(f"JPEG of more than {MAX_JPEG_SCANS} scans")
+    try:
+        height, width, _, _ = simplejpeg.decode_jpeg_header(data, strict=False)
+    except JPEG_ERRORS as error:
+        raise BadFrame(f"JPEG header cannot be read: {error}") from error
+    return Size(int(width), int(height))
+
+
+def _png_size(data: bytes) -> Size:
+    if data[12:16] != b"IHDR" or len(data) < 24:
+        raise BadFrame("PNG header cannot be read")
+    return Size(int.from_bytes(data[16:20], "big"), int.from_bytes(data[20:24], "big"))
+
+
+def _webp_size(data: bytes) -> Size:
+    """The three forms of https://developers.google.com/speed/webp/docs/riff_container: lossy, lossless, extended."""
+    form = data[12:16]
+    if len(data) < 30 or form not in (b"VP8 ", b"VP8L", b"VP8X"):
+        raise BadFrame("WebP header cannot be read")
+    if form == b"VP8X" and data[20] & _WEBP_ANIMATED:
+        raise BadFrame("WebP is animated")
+    if form == b"VP8X":
+        return Size(1 + int.from_bytes(data[24:27], "little"), 1 + int.from_bytes(data[27:30], "little"))
+    if form == b"VP8L":
+        bits = int.from_bytes(data[21:25], "little")
+        return Size(1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF))
+    return Size(int.from_bytes(data[26:28], "little") & 0x3FFF, int.from_bytes(data[28:30], "little") & 0x3FFF)
+
+
+_SIZES: tuple[tuple[bytes, Callable[[bytes], Size]], ...] = ((JPEG, _jpeg_size), (PNG, _png_size))
