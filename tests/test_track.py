@@ -121,7 +121,7 @@ def test_a_rejected_frame_is_told_and_the_next_one_is_tracked(
     lines = read_lines(output)
     assert [line["outcome"] for line in lines] == ["PROCESSED", "PROCESSED", "REJECTED", "PROCESSED"]
     assert lines[2]["error"]["reason"] == "BAD_FRAME"
-    assert "frame 2 rejected: BAD_FRAME" in capsys.readouterr().err
+    assert "frame 2 REJECTED: BAD_FRAME" in capsys.readouterr().err
 
 
 def test_a_servers_rejection_is_told_alike(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -129,7 +129,7 @@ def test_a_servers_rejection_is_told_alike(folder: Path, capsys: pytest.CaptureF
     service.outcomes[2] = pb.FRAME_OUTCOME_REJECTED
     with listening(service) as server:
         assert main(["track", str(folder), "--box", BOX, "--server", server]) == 1
-    assert "frame 2 rejected: BAD_FRAME: not a picture" in capsys.readouterr().err
+    assert "frame 2 REJECTED: BAD_FRAME: not a picture" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("box", ["500,500,20,20", "nan,1,2,3", "1,2,0,4", "1,2,3"])

@@ -15,7 +15,7 @@ from tqdm import tqdm
 from service.commands.command import CommandError
 from service.commands.drawing import draw_targets
 from service.commands.footage import Footage, VideoFile
-from service.commands.results import FrameRecord
+from service.commands.results import ErrorRecord, FrameRecord
 from service.commands.summary import Latency, describe_latency, format_table, latency_of
 from service.config import Limits
 from service.decode import Payload, decode
@@ -83,7 +83,7 @@ class TrackOutput:
         if self._lines is not None:
             self._lines.write(msgspec.json.encode(record) + b"\n")
         if record.error is not None:
-            self._complain(record.frame_number, f"{record.error.reason}: {record.error.message}")
+            self._complain(record, record.error)
         if record.frame_number > 0:
             self._scores.extend(target.score for target in record.targets if target.score is not None)
         if self._video is not None:
@@ -96,10 +96,11 @@ class TrackOutput:
         print(msgspec.json.encode(summary).decode() if self._arguments.json else summary.to_table())
         return 1 if summary.rejected or not summary.frames else 0
 
-    def _complain(self, frame_number: int, message: str) -> None:
-        if frame_number == 0:
+    def _complain(self, record: FrameRecord, error: ErrorRecord) -> None:
+        message = f"{error.reason}: {error.message}"
+        if record.frame_number == 0 and record.outcome == "REJECTED":
             raise CommandError(f"first frame: {message}")
-        tqdm.write(f"mixformer track: frame {frame_number} rejected: {message}", file=sys.stderr)
+        tqdm.write(f"mixformer track: frame {record.frame_number} {record.outcome}: {message}", file=sys.stderr)
 
     def _draw(self, video: VideoFile, payload: Payload, record: FrameRecord) -> None:
         try:

@@ -1,0 +1,42 @@
+"""What the pages say of the code, held against the code."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import simplejpeg
+from fake_service import FakeService, listening
+
+from mixformer.tracking.v1 import tracking_pb2 as pb
+from service import errors
+from service.commands.synthetic import synthetic_clip
+
+API = (Path(__file__).parents[1] / "docs" / "api.md").read_text()
+
+
+def kinds(base: type[errors.ServiceError]) -> list[type[errors.ServiceError]]:
+    return [base, *(each for kind in base.__subclasses__() for each in kinds(kind))]
+
+
+@pytest.mark.parametrize("kind", kinds(errors.ServiceError))
+def test_every_reason_is_in_the_table_with_its_code(kind: type[errors.ServiceError]) -> None:
+    rows = [row for row in API.splitlines() if f"`{kind.reason}`" in row and row.startswith("|")]
+    assert len(rows) == 1
+    assert kind.code.name in rows[0]
+
+
+@pytest.mark.parametrize("option", [field.name for field in pb.SessionOptions.DESCRIPTOR.fields])
+def test_every_option_is_described(option: str) -> None:
+    assert f"`{option}`" in API
+
+
+def test_the_python_example_runs(tmp_path: Path) -> None:
+    (example,) = re.findall(r"```python\n(.*?)```", API, re.DOTALL)
+    for number, (image, _) in enumerate(synthetic_clip(640, 480, 2)):
+        (tmp_path / f"{number}.jpg").write_bytes(simplejpeg.encode_jpeg(image))
+    with listening(FakeService()) as server:
+        command = [sys.executable, "-c", example.replace("127.0.0.1:50051", server)]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout.count("outcome: FRAME_OUTCOME_PROCESSED") == 2
