@@ -209,6 +209,15 @@ def test_a_folder_without_pictures_and_a_file_that_is_no_video_are_refused(tmp_p
         open_footage(tmp_path / "text.mp4")
 
 
+def test_a_video_that_breaks_off_is_told(video: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    whole = video.read_bytes()
+    torn = tmp_path / "torn.avi"
+    torn.write_bytes(whole[: whole.index(b"movi") + (len(whole) - whole.index(b"movi")) // 2])
+    with listening(FakeService()) as server:
+        assert main(["track", str(torn), "--box", BOX, "--server", server]) == 0
+    assert f"{torn} says it holds {FRAMES} frames, 2 could be read" in capsys.readouterr().err
+
+
 def test_a_video_is_read_frame_by_frame(video: Path) -> None:
     footage = open_footage(video)
     assert (footage.frame_count, footage.frame_rate) == (FRAMES, 20.0)

@@ -25,11 +25,11 @@ POLICIES = {"block": pb.OVERLOAD_POLICY_BLOCK, "drop-oldest": pb.OVERLOAD_POLICY
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Load the server and print what came of it. The exit code: 1 where a stream failed or a frame went unanswered."""
+    """Load the server and print what came of it. The exit code: 1 where a stream failed or a frame was rejected or unanswered."""
     clip = _clip(arguments)
     report = asyncio.run(_load(arguments, clip))
     print(msgspec.json.encode(report).decode() if arguments.json else report.to_table())
-    return 1 if report.stream_errors or report.unanswered else 0
+    return 1 if report.stream_errors or report.rejected or report.unanswered else 0
 
 
 def _clip(arguments: argparse.Namespace) -> Clip:

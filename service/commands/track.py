@@ -91,10 +91,15 @@ class TrackOutput:
         self._progress.update()
 
     def finish(self) -> int:
-        """Prints the figures. The exit code: 1 where a frame was rejected, or there was none."""
+        """Prints the figures. The exit code: 1 where a frame was rejected. Raises CommandError where there was no frame at all."""
         summary = self._summary()
+        if not summary.frames:
+            raise CommandError(f"{self._arguments.source} holds no frame that can be read")
+        if summary.frames < self._footage.frame_count:
+            told = f"{self._arguments.source} says it holds {self._footage.frame_count} frames, {summary.frames} could be read"
+            print(f"mixformer track: {told}", file=sys.stderr)
         print(msgspec.json.encode(summary).decode() if self._arguments.json else summary.to_table())
-        return 1 if summary.rejected or not summary.frames else 0
+        return 1 if summary.rejected else 0
 
     def _complain(self, record: FrameRecord, error: ErrorRecord) -> None:
         message = f"{error.reason}: {error.message}"
