@@ -196,8 +196,8 @@ class Engine:
                     else:
                         first_hello.set_result(hello)
                     await self._serve(link, messages)
-            except (OSError, ValueError) as error:
-                _log.error("worker link failed: %r", error)
+            except Exception:  # noqa: BLE001 - whatever went wrong over a link ends with it: the items wait for the next one
+                _log.exception("link to %s failed", self._socket_path)
                 await asyncio.sleep(_RETRY_SECONDS)
             finally:
                 link.close()

@@ -47,6 +47,8 @@ class Runner:
         """Loads and warms up. Raises CheckpointError or SettingsError where the settings cannot be run."""
         torch.set_num_threads(settings.threads or usable_cores())
         self._device = choose_device(settings.device)
+        if self._device.type == "cuda":
+            torch.cuda.set_device(self._device)  # where events are recorded
         self._dtype = choose_dtype(settings.precision, self._device)
         loaded = load_model(settings.weights, settings.variant or None, self._device, self._dtype)
         self._model = loaded.model

@@ -369,6 +369,20 @@ async def test_stats_and_pongs_reach_the_observer(engine: Engine, worker: Script
     assert (observed.pongs, observed.stats) == ([5], [stats])
 
 
+async def test_an_error_of_the_observer_costs_a_link_and_no_item(
+    engine: Engine, worker: ScriptedWorker, observed: Observed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = submit(engine, FakeTarget(1))
+    await worker.hear(TrackItem)
+    with monkeypatch.context() as patch:
+        patch.delattr(Observed, "on_stats")
+        worker.say(BatchStats(1, 1, {"all": 0.02}, 0.001, 1, 0.004, 1, 0))
+        again = await worker.hear(TrackItem)
+    worker.answer(again)
+    assert isinstance(await fate(task), Answer)
+    assert observed.events == ["lost", "reconnect"]
+
+
 async def test_ready_lasts_as_long_as_pongs_come_and_over_a_restart(
     engine: Engine, worker: ScriptedWorker, observed: Observed, clock: Clock
 ) -> None:

@@ -175,6 +175,18 @@ def test_half_precision_is_close_to_single(runner: Runner, tiny_weights: Path) -
     assert rough.box == pytest.approx(exact.box, abs=0.02)
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_gpu_gives_what_the_cpu_gives(runner: Runner, tiny_weights: Path) -> None:
+    works = [work(0), work(1, online=2), work(2)]
+    gpu = Runner(replace(tiny.settings(tiny_weights, slots=4, max_batch=4), device="cuda"))
+    result = gpu.run(works)
+    for fast, exact in zip(result.outcomes, found(runner, *works), strict=True):
+        assert isinstance(fast, Found)
+        assert fast.box == pytest.approx(exact.box, abs=0.005)
+    assert result.times.padded_size == 3, "one pass of two, one of one"
+    assert 0 < result.times.stage_seconds["all"] < 10
+
+
 def test_a_device_that_is_not_there_is_a_wrong_setting(tiny_weights: Path) -> None:
     with pytest.raises(SettingsError, match="device='warp:0' cannot be used"):
         Runner(replace(tiny.settings(tiny_weights), device="warp:0"))
