@@ -4,6 +4,7 @@ That module is imported by its name, once it is known which one it is: `track` i
 seconds to import and which a machine that only sends frames does not have.
 """
 
+import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -15,6 +16,8 @@ from service.commands.command import CommandError
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a subcommand. The exit code: 0 for success, 2 for a wrong command line or setting, 1 for what failed later."""
     parsed = parse(arguments)
+    # Before gRPC is imported: it would tell of every connection that ends.
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
     try:
         exit_code: int = import_module(parsed.module).run(parsed)
     except CommandError as error:

@@ -1,8 +1,9 @@
 """The service as a client sees it: a connection, and on it streams of frames, over grpc.aio."""
 
 import asyncio
+from collections.abc import Awaitable
 from types import TracebackType
-from typing import NoReturn, Self
+from typing import Self, TypeVar
 
 import grpc
 from grpc import aio
@@ -12,6 +13,8 @@ from mixformer.tracking.v1.tracking_pb2_grpc import TrackingServiceStub
 from service.decode import Payload, RawImage
 
 CALL_TIMEOUT_SECONDS = 10.0
+
+T = TypeVar("T")
 
 _StreamCall = aio.StreamStreamCall[pb.TrackStreamRequest, pb.TrackStreamResponse]
 
@@ -100,33 +103,38 @@ class TrackingStream:
 
     async def _end(self) -> None:
         """Say that no frame follows, and leave what is still to come."""
-        await self._call.done_writing()
         try:
             async with asyncio.timeout(CALL_TIMEOUT_SECONDS):
-                while await self._call.read() is not aio.EOF:
+                await self._checked(self._call.done_writing())
+                while await self._checked(self._call.read()) is not aio.EOF:
                     pass
         except TimeoutError:
             raise ClientError(self._client.server, grpc.StatusCode.DEADLINE_EXCEEDED, "the stream does not end") from None
-        except aio.AioRpcError:
-            await self._fail()
 
     async def _write(self, request: pb.TrackStreamRequest) -> None:
-        try:
-            await self._call.write(request)
-        except (aio.AioRpcError, asyncio.InvalidStateError):
-            await self._fail()
+        await self._checked(self._call.write(request))
 
     async def _read(self) -> pb.TrackStreamResponse:
-        try:
-            event = await self._call.read()
-        except aio.AioRpcError:
-            await self._fail()
+        event = await self._checked(self._call.read())
         if not isinstance(event, pb.TrackStreamResponse):
-            await self._fail()
+            raise await self._status()
         return event
 
-    async def _fail(self) -> NoReturn:
-        raise ClientError(self._client.server, await self._call.code(), await self._call.details())
+    async def _checked(self, step: Awaitable[T]) -> T:
+        """What a step of the call gives. Raises ClientError where the call is over."""
+        try:
+            return await step
+        except asyncio.CancelledError:
+            # Also raised where the server has ended the call as CANCELLED; only then nobody has asked this task to stop.
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
+        except (aio.AioRpcError, asyncio.InvalidStateError):
+            pass
+        raise await self._status()
+
+    async def _status(self) -> ClientError:
+        return ClientError(self._client.server, await self._call.code(), await self._call.details())
 
 
 def to_frame(frame_number: int, payload: Payload) -> pb.Frame:

@@ -1,5 +1,8 @@
 """The client against a service that answers, refuses, and goes away."""
 
+import asyncio
+from contextlib import AsyncExitStack
+
 import pytest
 from fake_service import FakeService, listening
 
@@ -43,6 +46,28 @@ async def test_sending_on_an_ended_stream_says_why_it_ended() -> None:
             with pytest.raises(ClientError):
                 await stream.receive()
             await stream.send(to_frame(1, b"picture"), [])
+
+
+async def test_a_server_that_is_killed_is_an_error_and_no_cancellation_of_ours() -> None:
+    async with AsyncExitStack() as clients:
+        with listening(FakeService()) as server:
+            client = await clients.enter_async_context(TrackingClient(server))
+            stream = client.stream(pb.SessionOptions())
+            await stream.__aenter__()
+        with pytest.raises(ClientError, match=server):
+            await stream.receive()
+
+
+async def test_cancelling_who_waits_for_a_result_is_a_cancellation() -> None:
+    with listening(FakeService()) as server:
+        async with TrackingClient(server) as client:
+            stream = client.stream(pb.SessionOptions())
+            await stream.__aenter__()
+            waiting = asyncio.create_task(stream.receive())
+            await asyncio.sleep(0)
+            waiting.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await waiting
 
 
 async def test_a_server_that_is_not_there_is_an_error_with_its_address() -> None:
