@@ -196,6 +196,9 @@ class Engine:
                     else:
                         first_hello.set_result(hello)
                     await self._serve(link, messages)
+            except OSError as error:
+                _log.info("no link to %s: %r", self._socket_path, error)
+                await asyncio.sleep(_RETRY_SECONDS)
             except Exception:  # noqa: BLE001 - whatever went wrong over a link ends with it: the items wait for the next one
                 _log.exception("link to %s failed", self._socket_path)
                 await asyncio.sleep(_RETRY_SECONDS)
@@ -212,6 +215,8 @@ class Engine:
     async def _greet(self, messages: AsyncGenerator[ToFront]) -> Hello:
         async with asyncio.timeout(self._timeout):
             hello = await anext(messages, None)
+        if hello is None:
+            raise ConnectionResetError("the worker hung up before its hello")
         if not isinstance(hello, Hello) or hello.protocol_version != PROTOCOL_VERSION:
             raise ValueError(f"no hello of protocol {PROTOCOL_VERSION} but {hello}")
         _log.info("worker %d runs %s on %s in %s", hello.pid, hello.variant, hello.device, hello.precision)
@@ -277,6 +282,8 @@ class Engine:
         if self.is_ready():
             self._ready_until = self._clock() + _RESTART_GRACE_SECONDS
         self._outbox = None
+        if self._items:
+            _log.warning("worker lost with %d items under way, %d on its device", len(self._items), len(self._at_risk))
         suspects = [(item_id, self._items[item_id]) for item_id in self._at_risk if item_id in self._items]
         self._at_risk.clear()
         for item_id, item in suspects:
