@@ -3,7 +3,10 @@
 import json
 import math
 from itertools import pairwise
+from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 import simplejpeg
 from fake_service import FakeService, listening
@@ -13,9 +16,10 @@ from hypothesis import strategies as st
 from mixformer.tracking.v1 import tracking_pb2 as pb
 from model.geometry import Box
 from service.cli import main
-from service.commands.clip import Clip, made_up_clip
+from service.commands.clip import Clip, made_up_clip, recorded_clip
 from service.commands.pace import Schedule, paced, spread
 from service.commands.summary import latency_of, percentile
+from service.commands.synthetic import synthetic_clip
 from service.commands.tally import Tally
 
 
@@ -108,6 +112,24 @@ def test_the_made_up_clip_holds_pictures_of_the_size_asked_for() -> None:
     clip = made_up_clip(160, 120)
     assert simplejpeg.decode_jpeg(clip.frames[0]).shape == (120, 160, 3)
     assert clip.box.x + clip.box.width <= 160
+
+
+def test_a_recorded_clip_is_the_footage_as_jpeg(tmp_path: Path) -> None:
+    images = [image for image, _ in synthetic_clip(64, 48, 3)]
+    for number, image in enumerate(images):
+        cv2.imwrite(str(tmp_path / f"{number}.png"), image[:, :, ::-1])
+    clip = recorded_clip(tmp_path, Box(1, 2, 3, 4))
+    assert clip.box == (1, 2, 3, 4)
+    decoded = [simplejpeg.decode_jpeg(frame).astype(int) for frame in clip.frames]
+    assert [np.abs(found - image).mean() < 12 for found, image in zip(decoded, images, strict=True)] == [True] * 3
+
+
+def test_a_clip_with_a_broken_picture_is_refused_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "0.jpg").write_bytes(b"no picture")
+    assert main(["loadtest", "--source", str(tmp_path), "--box", "1,2,3,4"]) == 1
+    errors = capsys.readouterr().err.splitlines()
+    assert len(errors) == 1
+    assert str(tmp_path) in errors[0]
 
 
 def run_loadtest(server: str, capsys: pytest.CaptureFixture[str], *more: str) -> tuple[int, str]:

@@ -9,6 +9,7 @@ import simplejpeg
 
 from model.crop import Image
 from model.geometry import Box
+from service.commands.command import CommandError
 from service.commands.footage import open_footage
 from service.commands.synthetic import synthetic_clip
 from service.commands.track import FILE_LIMITS
@@ -35,7 +36,10 @@ class Clip(NamedTuple):
 def recorded_clip(source: Path, box: Box) -> Clip:
     """The first frames of a video or of a folder of pictures. Raises CommandError, BadFrame or FrameTooLarge."""
     payloads = islice(open_footage(source).frames, MAX_FRAMES)
-    return Clip(_to_jpeg(decode(payload, FILE_LIMITS) for payload in payloads), box)
+    frames = _to_jpeg(decode(payload, FILE_LIMITS) for payload in payloads)
+    if not frames:
+        raise CommandError(f"{source} holds no frame that can be read")
+    return Clip(frames, box)
 
 
 def made_up_clip(width: int, height: int) -> Clip:

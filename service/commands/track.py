@@ -19,10 +19,10 @@ from service.commands.results import ErrorRecord, FrameRecord
 from service.commands.summary import Latency, describe_latency, format_table, latency_of
 from service.config import Limits
 from service.decode import Payload, decode
-from service.errors import BadFrame
+from service.errors import BadFrame, FrameTooLarge
 
-# Files of one's own machine need no protection from their sender; what a picture may hold stays limited.
-FILE_LIMITS = Limits(max_frame_bytes=2**31)
+# Files of one's own machine need no protection from their sender; only absurd sizes are refused.
+FILE_LIMITS = Limits(max_frame_bytes=2**31, max_frame_pixels=2**28)
 
 
 class TrackSummary(msgspec.Struct, frozen=True):
@@ -110,7 +110,7 @@ class TrackOutput:
     def _draw(self, video: VideoFile, payload: Payload, record: FrameRecord) -> None:
         try:
             video.write(draw_targets(decode(payload, FILE_LIMITS), record.targets))
-        except BadFrame:
+        except (BadFrame, FrameTooLarge):
             return  # no picture to draw on
 
     def _summary(self) -> TrackSummary:
