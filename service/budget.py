@@ -72,6 +72,11 @@ class DecodePool:
         self._budget = ByteBudget(limits.decoded_bytes_budget)
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="decode")
 
+    @property
+    def free_bytes(self) -> int:
+        """What is left of the budget."""
+        return self._budget.free
+
     async def decode(self, payload: Payload) -> Decoded:
         """The picture. Raises BadFrame and FrameTooLarge as `decode.decode` does, Overloaded where the budget stays full."""
         size = picture_size(payload, self._limits)

@@ -1,8 +1,7 @@
 """Between the API's messages and the values the front works with."""
 
 import math
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import islice
 
@@ -76,15 +75,15 @@ def options_message(options: SessionOptions) -> pb.SessionOptions:
     )
 
 
-def session_message(session: Session, clock: Callable[[], float] = time.time) -> pb.Session:
-    """A session as clients see it; `clock` gives unix seconds."""
+def session_message(session: Session) -> pb.Session:
+    """A session as clients see it."""
     last = session.last_frame_at
     return pb.Session(
         session_id=session.session_id,
         options=options_message(session.options),
         create_time=_timestamp(session.created_at),
         last_frame_time=None if last is None else _timestamp(last),
-        expire_time=_timestamp(clock() + session.idle_seconds_left),
+        expire_time=_timestamp(session.expires_at),
         last_frame_number=session.last_frame_number,
         epoch=session.epoch,
         targets=[_target(name, target.report) for name, target in session.targets.items()],

@@ -63,7 +63,7 @@ class Metrics:
         self._frames = self._counter("frames_total", "Frames answered", "outcome", [each.name for each in Outcome])
         self._drops = self._counter("drops_total", "Frames answered as dropped", "reason")
         self._targets = self._counter("targets_total", "Target results", "status", [each.name for each in TargetStatus])
-        self._updates = self._counter("template_updates_total", "Targets whose templates were renewed")
+        self._updates = self._counter("template_updates_total", "Templates set or renewed")
         self._evictions = self._counter("evictions_total", "Template memories evicted from the device")
         self._misses = self._counter("memory_misses_total", "Template memories sent again because the worker had evicted them")
         self._restarts = self._counter("worker_restarts_total", "Workers that came back after the first")

@@ -113,6 +113,11 @@ class Session:
             return self.options.idle_timeout_seconds
         return self.options.idle_timeout_seconds - (self._clock.monotonic() - self._touched_at)
 
+    @property
+    def expires_at(self) -> float:
+        """When the session ends if no frame comes, in unix seconds."""
+        return self._clock.wall() + self.idle_seconds_left
+
     @asynccontextmanager
     async def hold(self, holder: Holder) -> AsyncIterator[None]:
         """The session for one stream, taken over from the stream that had it: that one is ended and waited for."""

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pictures import encoded, jpeg_claiming, scene
 from PIL import Image as Pillow
 
 from model.crop import Image
@@ -17,7 +18,6 @@ from service.config import Limits
 from service.decode import PixelFormat, RawImage, decode, picture_size
 from service.errors import BadFrame, FrameTooLarge
 from service.headers import MAX_JPEG_SCANS, MAX_PNG_CHUNKS
-from tests.pictures import encoded, jpeg_claiming, scene
 
 LIMITS = Limits()
 WEBP_LOSSLESS = (cv2.IMWRITE_WEBP_QUALITY, 101)

@@ -1,0 +1,88 @@
+"""The budget of decoded bytes: whoever takes gives back, however it ends."""
+
+import asyncio
+import gc
+from dataclasses import replace
+
+import pytest
+from fake_front import until
+from pictures import encoded, scene
+
+from service.budget import ByteBudget, DecodePool
+from service.config import Limits
+from service.errors import BadFrame, Overloaded
+
+FRAME = encoded(scene())
+FRAME_BYTES = scene().size
+
+
+async def test_who_waits_first_is_served_first_even_if_less_would_fit() -> None:
+    budget = ByteBudget(10)
+    await budget.take(8)
+    served: list[str] = []
+
+    async def take(name: str, amount: int) -> None:
+        await budget.take(amount)
+        served.append(name)
+
+    tasks = [asyncio.create_task(take(name, amount)) for name, amount in (("large", 6), ("small", 1))]
+    await asyncio.sleep(0)
+    assert served == []
+    budget.give_back(8)
+    await asyncio.gather(*tasks)
+    assert (served, budget.free) == (["large", "small"], 3)
+
+
+async def test_who_stops_waiting_neither_takes_nor_blocks() -> None:
+    budget = ByteBudget(10)
+    await budget.take(8)
+    gone = asyncio.create_task(budget.take(6))
+    waits = asyncio.create_task(budget.take(2))
+    await asyncio.sleep(0)
+    gone.cancel()
+    await asyncio.gather(gone, return_exceptions=True)
+    budget.give_back(0)
+    await waits
+    assert budget.free == 0
+
+
+async def test_who_is_cancelled_while_it_is_served_gives_back() -> None:
+    budget = ByteBudget(10)
+    await budget.take(10)
+    served = asyncio.create_task(budget.take(10))
+    await asyncio.sleep(0)
+    budget.give_back(10)
+    served.cancel()
+    await asyncio.gather(served, return_exceptions=True)
+    assert budget.free == 10
+
+
+@pytest.fixture
+def pool() -> DecodePool:
+    return DecodePool(replace(Limits(), decoded_bytes_budget=FRAME_BYTES), 1, 0.05)
+
+
+async def test_a_picture_counts_until_nobody_has_it(pool: DecodePool) -> None:
+    decoded = await pool.decode(FRAME)
+    with pytest.raises(Overloaded, match=f"decoded_bytes_budget {FRAME_BYTES}"):
+        await pool.decode(FRAME)
+    del decoded
+    assert (await pool.decode(FRAME)).image.shape == scene().shape
+
+
+async def test_a_frame_that_cannot_be_decoded_gives_back_at_once(pool: DecodePool) -> None:
+    for _ in range(3):
+        with pytest.raises(BadFrame):
+            await pool.decode(FRAME[:-2])
+    assert (await pool.decode(FRAME)).seconds > 0
+
+
+async def test_a_picture_that_nobody_waits_for_any_more_gives_back(pool: DecodePool) -> None:
+    for _ in range(20):
+        leaving = asyncio.create_task(pool.decode(FRAME))
+        await asyncio.sleep(0)
+        leaving.cancel()
+        await asyncio.gather(leaving, return_exceptions=True)
+    del leaving
+    gc.collect()
+    await until(lambda: pool.free_bytes == FRAME_BYTES)

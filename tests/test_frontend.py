@@ -1,0 +1,383 @@
+"""The calls as a client makes them, over a real connection to a front whose engine is a fake."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING, Any
+
+import grpc
+import pytest
+import pytest_asyncio
+from fake_front import BOX, GOOD, Bench, bench, until
+from google.protobuf.duration_pb2 import Duration
+from google.rpc import error_details_pb2
+from grpc import aio
+from grpc_status import rpc_status
+
+from mixformer.tracking.v1 import tracking_pb2 as pb
+from mixformer.tracking.v1.tracking_pb2_grpc import TrackingServiceStub, add_TrackingServiceServicer_to_server
+from service.config import Limits
+from service.servicer import TrackingServicer
+
+if TYPE_CHECKING:  # it exists for type checkers alone
+    from mixformer.tracking.v1.tracking_pb2_grpc import TrackingServiceAsyncStub
+
+PROCESSED, DROPPED, REJECTED = pb.FRAME_OUTCOME_PROCESSED, pb.FRAME_OUTCOME_DROPPED, pb.FRAME_OUTCOME_REJECTED
+WHERE = pb.BoundingBox(x=BOX.x, y=BOX.y, width=BOX.width, height=BOX.height)
+START = pb.TargetCommand(initialize=WHERE)
+ENSURE = pb.TargetCommand(ensure=WHERE)
+LIMITS = Limits(max_sessions=6, max_streams=3, max_frame_bytes=1024 * 1024)
+
+Call = aio.StreamStreamCall[pb.TrackStreamRequest, pb.TrackStreamResponse]
+
+
+class Service:
+    """A front that serves, and a client of it."""
+
+    def __init__(self, given: Bench, servicer: TrackingServicer, stub: "TrackingServiceAsyncStub") -> None:
+        self.bench = given
+        self.engine = given.engine
+        self.servicer = servicer
+        self.stub = stub
+
+    async def open(self, **config: Any) -> Call:
+        """A stream that has its session."""
+        call = self.stub.TrackStream()
+        await call.write(pb.TrackStreamRequest(config=pb.StreamConfig(**config)))
+        assert (await event(call)).HasField("session")
+        return call
+
+    async def track(self, session_id: str, number: int, *commands: pb.TargetCommand) -> pb.FrameResult:
+        """One frame in a call of its own."""
+        request = pb.TrackRequest(session_id=session_id, frame=pb.Frame(frame_number=number, encoded=GOOD), targets=commands)
+        return (await self.stub.Track(request)).result
+
+
+@pytest_asyncio.fixture
+async def service() -> AsyncIterator[Service]:
+    given = bench(LIMITS)
+    servicer = TrackingServicer(given.front)
+    server = aio.server(options=[("grpc.max_receive_message_length", 2 * LIMITS.max_frame_bytes)])
+    add_TrackingServiceServicer_to_server(servicer, server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    async with aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        yield Service(given, servicer, TrackingServiceStub(channel))
+    await server.stop(0)
+
+
+async def event(call: Call) -> pb.TrackStreamResponse:
+    """The next event; five seconds is never."""
+    async with asyncio.timeout(5):
+        found = await call.read()
+    assert isinstance(found, pb.TrackStreamResponse), f"stream ended: {await call.code()} {await call.details()}"
+    return found
+
+
+async def result(call: Call) -> pb.FrameResult:
+    """The next event, which is a result."""
+    found = await event(call)
+    assert found.HasField("result")
+    return found.result
+
+
+async def send(call: Call, number: int, *commands: pb.TargetCommand, encoded: bytes = GOOD) -> None:
+    await call.write(pb.TrackStreamRequest(frame=pb.Frame(frame_number=number, encoded=encoded), targets=commands))
+
+
+async def reason(call: Any) -> tuple[grpc.StatusCode, str]:
+    """How a call ended: its status, and the reason of its ErrorInfo."""
+    async with asyncio.timeout(5):
+        with pytest.raises(aio.AioRpcError) as caught:
+            await (call.read() if isinstance(call, aio.StreamStreamCall) else call)
+    ended: Any = caught.value
+    status = rpc_status.from_call(ended)
+    assert status is not None
+    detail = error_details_pb2.ErrorInfo()
+    assert status.details[0].Unpack(detail)
+    assert detail.domain == "mixformer.tracking"
+    return ended.code(), detail.reason
+
+
+async def test_a_stream_begins_with_its_session_and_its_options_as_granted(service: Service) -> None:
+    call = service.stub.TrackStream()
+    options = pb.SessionOptions(update_interval_frames=7, idle_timeout=Duration(seconds=60))
+    await call.write(pb.TrackStreamRequest(config=pb.StreamConfig(options=options)))
+    session = (await event(call)).session
+    assert len(session.session_id) >= 22
+    assert (session.options.update_interval_frames, session.options.online_templates) == (7, 2)
+    assert session.expire_time.seconds - session.create_time.seconds == 60
+    assert session.epoch == 1
+
+
+async def test_every_frame_has_one_result_in_order(service: Service) -> None:
+    call = await service.open()
+    await send(call, 0, START)
+    for number in range(1, 20):
+        await send(call, number, encoded=GOOD if number % 3 else b"bad")
+    await call.done_writing()
+    results = [await result(call) for _ in range(20)]
+    assert [each.frame_number for each in results] == list(range(20))
+    assert [each.outcome for each in results[1:]] == [PROCESSED if number % 3 else REJECTED for number in range(1, 20)]
+    assert await call.read() is aio.EOF
+    assert await call.code() is grpc.StatusCode.OK
+
+
+async def test_blocking_holds_the_client_back_and_loses_nothing(service: Service) -> None:
+    call = await service.open()
+    await send(call, 0, START)
+    await result(call)
+    service.engine.gate.clear()
+    large = GOOD + bytes(500_000)
+    sent = 0
+
+    async def write() -> None:
+        nonlocal sent
+        for number in range(1, 40):
+            await send(call, number, encoded=large)
+            sent = number
+
+    writer = asyncio.create_task(write())
+    await until(lambda: service.engine.waiting == 1)
+    await asyncio.sleep(0.3)
+    assert sent < 39
+    service.engine.gate.set()
+    assert [(await result(call)).frame_number for _ in range(39)] == list(range(1, 40))
+    await writer
+
+
+async def test_the_newest_frame_wins_and_the_others_are_dropped_in_order(service: Service) -> None:
+    call = await service.open(options=pb.SessionOptions(overload_policy=pb.OVERLOAD_POLICY_DROP_OLDEST))
+    await send(call, 0, START)
+    await result(call)
+    service.engine.gate.clear()
+    await send(call, 1)
+    await until(lambda: service.engine.waiting == 1)
+    for number in range(2, 6):
+        await send(call, number, *([ENSURE] if number == 3 else []))
+    await call.done_writing()
+    await until(lambda: all_read(service))
+    service.engine.gate.set()
+    results = [await result(call) for _ in range(5)]
+    assert [(each.frame_number, each.outcome) for each in results] == [
+        (1, PROCESSED), (2, DROPPED), (3, PROCESSED), (4, DROPPED), (5, PROCESSED),
+    ]  # fmt: skip
+    assert results[1].error.reason == "FRAME_SUPERSEDED"
+
+
+def all_read(service: Service) -> bool:
+    """Whether the only stream has read all that its client sent."""
+    (stream,) = service.servicer.streams._open.values()
+    return stream is not None and stream._inbox.is_closed
+
+
+async def test_a_second_stream_takes_over_and_goes_on_with_the_targets(service: Service) -> None:
+    first = await service.open(session_id="cam")
+    await send(first, 0, START)
+    await result(first)
+    service.engine.gate.clear()
+    await send(first, 1)
+    await until(lambda: service.engine.waiting == 1)
+    second = service.stub.TrackStream()
+    await second.write(pb.TrackStreamRequest(config=pb.StreamConfig(session_id="cam")))
+    session = (await event(second)).session
+    assert (session.epoch, [each.target_id for each in session.targets]) == (2, [""])
+    assert await reason(first) == (grpc.StatusCode.ABORTED, "SESSION_TAKEN_OVER")
+    assert (service.engine.cancelled, service.engine.waiting) == (1, 0)
+    service.engine.gate.set()
+    await send(second, 2)
+    assert (await result(second)).outcome == PROCESSED
+
+
+async def test_a_wrong_option_does_not_cost_the_stream_that_has_the_session(service: Service) -> None:
+    first = await service.open(session_id="cam")
+    second = service.stub.TrackStream()
+    wrong = pb.StreamConfig(session_id="cam", options=pb.SessionOptions(online_templates=99))
+    await second.write(pb.TrackStreamRequest(config=wrong))
+    assert await reason(second) == (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_REQUEST")
+    await send(first, 0, START)
+    assert (await result(first)).outcome == PROCESSED
+
+
+async def test_a_client_that_vanishes_leaves_its_session_for_the_next_stream(service: Service) -> None:
+    call = await service.open(session_id="cam")
+    await send(call, 0, START)
+    await result(call)
+    service.engine.gate.clear()
+    await send(call, 1)
+    await until(lambda: service.engine.waiting == 1)
+    call.cancel()
+    await until(lambda: service.engine.waiting == 0 and len(service.servicer.streams) == 0)
+    service.engine.gate.set()
+    again = await service.open(session_id="cam")
+    await send(again, 2)
+    assert (await result(again)).outcome == PROCESSED
+
+
+@pytest.mark.parametrize(
+    "first",
+    [
+        pb.TrackStreamRequest(frame=pb.Frame(encoded=GOOD)),
+        pb.TrackStreamRequest(config=pb.StreamConfig(resume_token=b"token")),
+        pb.TrackStreamRequest(config=pb.StreamConfig(session_id="x" * 200)),
+    ],
+)
+async def test_a_stream_that_begins_wrongly_is_ended_with_the_reason(service: Service, first: pb.TrackStreamRequest) -> None:
+    call = service.stub.TrackStream()
+    await call.write(first)
+    assert await reason(call) == (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_REQUEST")
+
+
+async def test_a_stream_may_repeat_its_config_but_not_change_it(service: Service) -> None:
+    config = pb.StreamConfig(session_id="cam")
+    call = await service.open(session_id="cam")
+    await call.write(pb.TrackStreamRequest(config=config, frame=pb.Frame(encoded=GOOD), targets=[START]))
+    await call.write(pb.TrackStreamRequest(config=config))
+    await call.write(pb.TrackStreamRequest(config=pb.StreamConfig(session_id="other")))
+    assert (await result(call)).outcome == PROCESSED
+    assert await reason(call) == (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_REQUEST")
+
+
+async def test_streams_over_the_limit_are_refused(service: Service) -> None:
+    for _ in range(LIMITS.max_streams):
+        await service.open()
+    call = service.stub.TrackStream()
+    await call.write(pb.TrackStreamRequest(config=pb.StreamConfig()))
+    assert await reason(call) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "TOO_MANY_STREAMS")
+
+
+async def test_a_frame_over_the_limit_is_refused_in_band_and_beyond_the_transport_the_stream_ends(service: Service) -> None:
+    call = await service.open()
+    await send(call, 0, START, encoded=bytes(LIMITS.max_frame_bytes + 1))
+    refused = await result(call)
+    assert (refused.outcome, refused.error.reason) == (REJECTED, "FRAME_TOO_LARGE")
+    await send(call, 1, START)
+    assert (await result(call)).outcome == PROCESSED
+    await send(call, 2, encoded=bytes(2 * LIMITS.max_frame_bytes + 1))
+    with pytest.raises(aio.AioRpcError) as caught:
+        await call.read()
+    assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+async def test_a_message_with_commands_but_without_a_frame_is_answered(service: Service) -> None:
+    call = await service.open()
+    await send(call, 0, START)
+    await result(call)
+    await call.write(pb.TrackStreamRequest(targets=[pb.TargetCommand(remove=True)]))
+    refused = await result(call)
+    assert (refused.outcome, refused.error.reason) == (REJECTED, "BAD_FRAME")
+    await send(call, 1)
+    assert (await result(call)).error.reason == "NO_TARGET"
+
+
+async def test_single_frames_are_tracked_in_the_order_they_came(service: Service) -> None:
+    await service.track("cam", 0, START)
+    service.engine.gate.clear()
+    calls = []
+    for number in range(1, 5):
+        calls.append(asyncio.ensure_future(service.track("cam", number)))
+        await until(lambda: service.engine.waiting == 1)
+        await asyncio.sleep(0.05)
+    service.engine.gate.set()
+    results = await asyncio.gather(*calls)
+    assert [each.frame_number for each in results] == [1, 2, 3, 4]
+    session = service.bench.front.table.find("local", "cam")
+    assert session.last_frame_number == 4
+
+
+async def test_a_single_frame_begins_a_session_only_with_a_target(service: Service) -> None:
+    assert await reason(service.track("cam", 0)) == (grpc.StatusCode.NOT_FOUND, "SESSION_NOT_FOUND")
+    assert (await service.track("cam", 0, ENSURE)).outcome == PROCESSED
+    assert (await service.track("cam", 1)).outcome == PROCESSED
+
+
+async def test_a_single_frame_that_is_refused_begins_no_session(service: Service) -> None:
+    request = pb.TrackRequest(session_id="cam", frame=pb.Frame(encoded=b"bad"), targets=[START])
+    assert (await service.stub.Track(request)).result.error.reason == "BAD_FRAME"
+    assert len(service.bench.front.table) == 0
+
+
+async def test_metadata_names_the_session_too(service: Service) -> None:
+    request = pb.TrackRequest(frame=pb.Frame(encoded=GOOD), targets=[START])
+    named = await service.stub.Track(request, metadata=(("x-session-id", "routed"),))
+    assert named.session_id == "routed"
+    request.session_id = "other"
+    call = service.stub.Track(request, metadata=(("x-session-id", "routed"),))
+    assert await reason(call) == (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_REQUEST")
+
+
+async def test_a_session_without_a_name_gets_one(service: Service) -> None:
+    answer = await service.stub.Track(pb.TrackRequest(frame=pb.Frame(encoded=GOOD), targets=[START]))
+    assert (await service.track(answer.session_id, 1)).outcome == PROCESSED
+
+
+async def test_a_resume_token_is_refused_not_ignored(service: Service) -> None:
+    call = service.stub.Track(pb.TrackRequest(resume_token=b"token", frame=pb.Frame(encoded=GOOD), targets=[START]))
+    assert await reason(call) == (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_REQUEST")
+
+
+async def test_a_single_frame_finds_a_session_busy_while_a_stream_has_it(service: Service) -> None:
+    call = await service.open(session_id="cam")
+    await send(call, 0, START)
+    await result(call)
+    assert await reason(service.track("cam", 1)) == (grpc.StatusCode.FAILED_PRECONDITION, "SESSION_BUSY")
+    await call.done_writing()
+    assert await call.read() is aio.EOF
+    assert (await service.track("cam", 1)).outcome == PROCESSED
+
+
+async def test_sessions_are_shown_listed_and_deleted(service: Service) -> None:
+    for name in ("a", "b", "c"):
+        await service.track(name, 5, START)
+    shown = (await service.stub.GetSession(pb.GetSessionRequest(session_id="b"))).session
+    assert (shown.session_id, shown.last_frame_number, len(shown.targets)) == ("b", 5, 1)
+    first = await service.stub.ListSessions(pb.ListSessionsRequest(page_size=2))
+    rest = await service.stub.ListSessions(pb.ListSessionsRequest(page_size=2, page_token=first.next_page_token))
+    assert [each.session_id for page in (first, rest) for each in page.sessions] == ["a", "b", "c"]
+    assert rest.next_page_token == ""
+    await service.stub.DeleteSession(pb.DeleteSessionRequest(session_id="b"))
+    for call in (service.stub.GetSession(pb.GetSessionRequest(session_id="b")), service.track("b", 6)):
+        assert await reason(call) == (grpc.StatusCode.NOT_FOUND, "SESSION_NOT_FOUND")
+
+
+async def test_deleting_a_session_ends_its_stream_with_the_reason(service: Service) -> None:
+    call = await service.open(session_id="cam")
+    await service.stub.DeleteSession(pb.DeleteSessionRequest(session_id="cam"))
+    assert await reason(call) == (grpc.StatusCode.NOT_FOUND, "SESSION_NOT_FOUND")
+
+
+async def test_the_server_tells_what_it_runs_and_its_limits(service: Service) -> None:
+    info = await service.stub.GetServerInfo(pb.GetServerInfoRequest())
+    assert (info.version, info.model_variant, info.device) == ("1.2.3", "mixvit_tiny", "cpu")
+    assert (info.max_frame_bytes, info.max_sessions, info.max_targets_per_session) == (1024 * 1024, 6, 16)
+
+
+async def test_draining_tells_the_streams_answers_what_is_in_hand_and_lets_nobody_in(service: Service) -> None:
+    call = await service.open()
+    await send(call, 0, START)
+    await result(call)
+    silent = service.stub.TrackStream()
+    await silent.wait_for_connection()
+    service.engine.gate.clear()
+    for number in (1, 2):
+        await send(call, number)
+    await until(lambda: service.engine.waiting == 1 and len(service.servicer.streams) == 2)
+    await asyncio.sleep(0.1)
+    draining = asyncio.create_task(service.servicer.drain(5))
+    assert (await event(call)).draining.deadline.seconds == 5
+    assert await reason(silent) == (grpc.StatusCode.UNAVAILABLE, "DRAINING")
+    assert await reason(service.track("new", 0, START)) == (grpc.StatusCode.UNAVAILABLE, "DRAINING")
+    service.engine.gate.set()
+    assert [(await result(call)).frame_number for _ in range(2)] == [1, 2]
+    assert await reason(call) == (grpc.StatusCode.UNAVAILABLE, "DRAINING")
+    await draining
+
+
+async def test_draining_does_not_wait_longer_than_its_grace(service: Service) -> None:
+    call = await service.open()
+    await send(call, 0, START)
+    await result(call)
+    service.engine.gate.clear()
+    await send(call, 1)
+    await until(lambda: service.engine.waiting == 1)
+    async with asyncio.timeout(3):
+        await service.servicer.drain(0.2)
