@@ -1,0 +1,130 @@
+"""One training example: template crops, a search crop and the target's box in it, as the tracker would cut them."""
+
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from model.config import ModelConfig
+from model.geometry import Box, CropWindow, crop_window
+from training.augment import Augmentation, chain, color_matrix, photograph
+from training.shards import Image
+from training.sources import Sources
+from training.view import View, box_in_window, center_of, render, side_of
+
+ATTEMPTS = 12
+LEAST_INSIDE = 0.7  # share of the target's box that must lie in the search crop
+
+
+@dataclass(frozen=True)
+class PairSettings:
+    """How examples are drawn. `shares` of the sources need not sum to 1; gaps are frames, growing over the training."""
+
+    shares: dict[str, float] = field(default_factory=lambda: {"video": 0.35, "boxed": 0.2, "region": 0.25, "pasted": 0.2})
+    center_jitter: float = 3.0
+    scale_jitter: float = 0.25
+    first_gap: int = 10
+    last_gap: int = 100
+    absent: float = 0.0
+    augmentation: Augmentation = field(default_factory=Augmentation)
+
+    def with_absent(self, share: float) -> "PairSettings":
+        """The same, with this share of search regions that do not show the target."""
+        return replace(self, absent=share)
+
+
+class Example(NamedTuple):
+    """`templates` uint8 [2, T, T, 3] (template, online template), `search` uint8 [S, S, 3], both RGB; `box` x1 y1 x2 y2
+    in shares of the search crop (zeros where the target is not in it) and whether it is."""
+
+    templates: Image
+    search: Image
+    box: npt.NDArray[np.float32]
+    visible: bool
+
+
+class PairSampler:
+    """Example number i, always the same for the same seed and crop sizes: a resumed run sees what an unbroken one sees."""
+
+    def __init__(self, sources: Sources, config: ModelConfig, settings: PairSettings, seed: int, total: int) -> None:
+        """`total`: examples of the whole training, over which the gaps grow."""
+        self._sources, self._config, self._settings = sources, config, settings
+        self._seed, self._total = seed, total
+        self._names = list(settings.shares)
+        shares = np.array([settings.shares[name] for name in self._names], np.float64)
+        self._shares = shares / shares.sum()
+
+    def example(self, index: int) -> Example:
+        """Example `index`, counted from the start of the training."""
+        rng = np.random.default_rng((self._seed, index))
+        settings = self._settings
+        grown = min(1.0, index / self._total)
+        gap = round(settings.first_gap + grown * (settings.last_gap - settings.first_gap))
+        triple = self._sources.draw(self._source(rng), rng, gap)
+        if rng.random() < settings.absent:
+            search, box = self._absent(triple.search, rng, gap)
+        else:
+            search, box = self._search(triple.search, rng)
+        crops = [self._template(triple.template), self._template(triple.online), search]
+        crops = self._photographed(crops, rng)
+        if rng.random() < 0.5:
+            crops = [crop[:, ::-1] for crop in crops]
+            box = np.array([1.0 - box[2], box[1], 1.0 - box[0], box[3]], np.float32) if box.any() else box
+        return Example(np.stack(crops[:2]), np.ascontiguousarray(crops[2]), box, bool(box.any()))
+
+    def _source(self, rng: np.random.Generator) -> str:
+        return self._names[rng.choice(len(self._names), p=self._shares)]
+
+    def _template(self, view: View) -> Image:
+        return render(view, crop_window(view.box, self._config.template_factor), self._config.template_size)
+
+    def _search(self, view: View, rng: np.random.Generator) -> tuple[Image, npt.NDArray[np.float32]]:
+        for _ in range(ATTEMPTS):
+            window = self._window(view.box, rng)
+            box = np.clip(box_in_window(view.box, window), 0.0, 1.0)
+            if _area(box) * window.side**2 >= LEAST_INSIDE * view.box.width * view.box.height:
+                break
+        else:
+            window = crop_window(view.box, self._config.search_factor)
+            box = np.clip(box_in_window(view.box, window), 0.0, 1.0)
+        return render(view, window, self._config.search_size), box
+
+    def _absent(self, view: View, rng: np.random.Generator, gap: int) -> tuple[Image, npt.NDArray[np.float32]]:
+        """A search region without the target: a place beside it, or the target of another example."""
+        away = crop_window(_beside(view.box, self._config.search_factor, rng), self._config.search_factor)
+        seen = render(view, away, self._config.search_size)
+        if rng.random() < 0.5 and seen.any(axis=2).mean() > 0.4:
+            return seen, np.zeros(4, np.float32)
+        other = self._sources.draw(self._source(rng), rng, gap)
+        return self._search(other.search, rng)[0], np.zeros(4, np.float32)
+
+    def _window(self, box: Box, rng: np.random.Generator) -> CropWindow:
+        """The search window around a jittered box, as in the original (`_get_jittered_box` of its data processing)."""
+        settings = self._settings
+        width, height = np.array([box.width, box.height]) * np.exp(rng.normal(0.0, settings.scale_jitter, 2))
+        reach = np.sqrt(width * height) * settings.center_jitter
+        x, y = np.array(center_of(box)) + reach * (rng.random(2) - 0.5)
+        jittered = Box(float(x - 0.5 * width), float(y - 0.5 * height), float(width), float(height))
+        return crop_window(jittered, self._config.search_factor)
+
+    def _photographed(self, crops: list[Image], rng: np.random.Generator) -> list[Image]:
+        augmentation = self._settings.augmentation
+        joint = color_matrix(rng, augmentation.joint_color, gray=bool(rng.random() < augmentation.grayscale))
+        return [
+            photograph(crop, chain(joint, color_matrix(rng, augmentation.single_color)), rng, augmentation) for crop in crops
+        ]
+
+
+def _area(box: npt.NDArray[np.float32]) -> float:
+    return float((box[2] - box[0]) * (box[3] - box[1]))
+
+
+def _beside(box: Box, factor: float, rng: np.random.Generator) -> Box:
+    """A box of equal size so far away that a window of `factor` around it does not show the target."""
+    angle = rng.uniform(0.0, 2.0 * np.pi)
+    reach = (0.5 * factor + 0.1) * side_of(box) + 0.5 * max(box.width, box.height)
+    # scaled to the square's border, not its circle: the window is a square
+    direction = np.array([np.cos(angle), np.sin(angle)])
+    offset = reach * direction / np.abs(direction).max()
+    return Box(box.x + float(offset[0]), box.y + float(offset[1]), box.width, box.height)

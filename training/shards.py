@@ -1,0 +1,111 @@
+"""Tar shards of training pictures: every file stays in memory as it was encoded, and is decoded when it is asked for."""
+
+import json
+import os
+import tarfile
+import zlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from model.geometry import Box
+
+Image = npt.NDArray[np.uint8]
+
+DATA_VARIABLE = "MIXFORMER_DATA"
+SHARDS = ("davis", "uavdt", "vehicles", "road_signs", "small_boxed", "imagenet_sample", "bsds", "camvid", "tiny_imagenet")
+
+# The rule of the split. Videos are held out whole: two frames of one video are nearly the same picture.
+VALIDATION_SEQUENCES = frozenset({"davis/libby", "davis/car-shadow", "uavdt/S0601"})
+VALIDATION_ONE_IN = 50  # of the single pictures, chosen by a hash of their name
+
+
+class ShardError(ValueError):
+    """A shard is missing or its index is not what it should be."""
+
+
+@dataclass(frozen=True)
+class Record:
+    """One picture of a shard. `boxes` are pixels of the picture; `sequence` is "" where it belongs to no video."""
+
+    shard: str
+    image: str
+    width: int
+    height: int
+    boxes: tuple[Box, ...]
+    sequence: str
+    frame: int
+    mask: str
+
+    @property
+    def is_validation(self) -> bool:
+        """Whether the picture is held out. Depends on its name alone, so that it never moves between the lists."""
+        if self.sequence:
+            return f"{self.shard}/{self.sequence}" in VALIDATION_SEQUENCES
+        return zlib.crc32(f"{self.shard}/{self.image}".encode()) % VALIDATION_ONE_IN == 0
+
+
+class Shards:
+    """The files of several shards, and a record for each picture."""
+
+    def __init__(self, folder: Path, names: Iterable[str] = SHARDS) -> None:
+        """Reads `folder/NAME.tar` for every name. Raises ShardError where one is missing or has no usable index."""
+        self.records: list[Record] = []
+        self._files: dict[tuple[str, str], bytes] = {}
+        for name in names:
+            self._read(folder / f"{name}.tar", name)
+
+    def training(self) -> list[Record]:
+        """The pictures that may be trained on."""
+        return [record for record in self.records if not record.is_validation]
+
+    def validation(self) -> list[Record]:
+        """The pictures held out."""
+        return [record for record in self.records if record.is_validation]
+
+    def image(self, record: Record) -> Image:
+        """The picture, uint8 [H, W, 3] in RGB."""
+        return self._decode(record.shard, record.image, cv2.IMREAD_COLOR_RGB)
+
+    def mask(self, record: Record) -> Image:
+        """The object's mask, uint8 [H, W], 255 on the object."""
+        mask = self._decode(record.shard, record.mask, cv2.IMREAD_GRAYSCALE)
+        return np.where(mask > 0, np.uint8(255), np.uint8(0))
+
+    def _read(self, path: Path, shard: str) -> None:
+        try:
+            with tarfile.open(path) as tar:
+                files = {member.name: file.read() for member in tar if (file := tar.extractfile(member)) is not None}
+        except (OSError, tarfile.TarError) as error:
+            raise ShardError(f"cannot read {path}: {error}") from error
+        if "index.jsonl" not in files:
+            raise ShardError(f"{path} has no index.jsonl")
+        self._files.update({(shard, name): data for name, data in files.items()})
+        self.records.extend(_record(shard, line) for line in files["index.jsonl"].splitlines())
+
+    def _decode(self, shard: str, name: str, flags: int) -> Image:
+        decoded = cv2.imdecode(np.frombuffer(self._files[shard, name], np.uint8), flags)
+        if decoded is None:
+            raise ShardError(f"{shard}/{name} is not a picture")
+        return decoded.astype(np.uint8, copy=False)
+
+
+def data_folder(given: str | None) -> Path:
+    """The folder of the data: what was given, else the environment's MIXFORMER_DATA, else `data`."""
+    return Path(given or os.environ.get(DATA_VARIABLE) or "data")
+
+
+def _record(shard: str, line: bytes) -> Record:
+    try:
+        entry = json.loads(line)
+        return Record(
+            shard=shard, image=entry["image"], width=entry["width"], height=entry["height"],
+            boxes=tuple(Box(*box) for box in entry["boxes"]), sequence=entry.get("sequence", ""),
+            frame=entry.get("frame", 0), mask=entry.get("mask", ""),
+        )  # fmt: skip
+    except (ValueError, KeyError, TypeError) as error:
+        raise ShardError(f"{shard}/index.jsonl: {error!r} in {line[:80]!r}") from error
