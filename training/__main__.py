@@ -1,0 +1,80 @@
+"""`python -m training`: train a recipe, export what it gave, evaluate weights on annotated sequences."""
+
+import argparse
+import sys
+from pathlib import Path
+
+import torch
+
+from model.checkpoint import load_model, save_model
+from model.layers import fold_batch_norms
+from model.official import CheckpointError
+from training.evaluate import evaluate, followers, table, write_json
+from training.loop import Trainer
+from training.recipe import RecipeError, read_recipe
+from training.sequences import SequenceError, read_sequences
+from training.shards import ShardError, Shards, data_folder
+from training.sources import Sources
+
+INITIAL = "init/vit_tiny_patch16_224_in1k_fp16.pth"
+
+
+def main(words: list[str] | None = None) -> int:
+    """Run a command; the exit code."""
+    arguments = _parser().parse_args(words)
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
+    try:
+        code: int = arguments.run(arguments)
+        return code
+    except (CheckpointError, RecipeError, SequenceError, ShardError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m training", description=__doc__)
+    parser.add_argument("--threads", type=int, default=0, help="threads of the CPU (default: all)")
+    commands = parser.add_subparsers(required=True)
+    train = commands.add_parser("train", help="run a recipe, from its last checkpoint where there is one")
+    train.add_argument("recipe", type=Path)
+    train.add_argument("output", type=Path, help="the .safetensors file to write at the end")
+    train.add_argument("--data", help="folder with train/*.tar and init/ (default: $MIXFORMER_DATA, else data)")
+    train.add_argument("--run-dir", type=Path, help="checkpoints and log (default: runs/RECIPE)")
+    train.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    train.set_defaults(run=_train)
+    compare = commands.add_parser("evaluate", help="one pass over sequences in OTB or GOT-10k layout")
+    compare.add_argument("sequences", type=Path)
+    compare.add_argument("--weights", type=Path, required=True)
+    compare.add_argument("--vittrack", type=Path, help="OpenCV Zoo's object_tracking_vittrack_2023sep.onnx, to compare with")
+    compare.add_argument("--frames", type=int, help="at most the first FRAMES of each sequence")
+    compare.add_argument("--json", type=Path, help="write every box and figure here")
+    compare.set_defaults(run=_evaluate)
+    return parser
+
+
+def _train(arguments: argparse.Namespace) -> int:
+    recipe = read_recipe(arguments.recipe)
+    data = data_folder(arguments.data)
+    shards = Shards(data / "train")
+    folder = arguments.run_dir or Path("runs") / arguments.recipe.stem
+    initial = data / INITIAL if recipe.pretrained else None
+    model = Trainer(recipe, Sources(shards, shards.training()), folder, initial, arguments.device).run()
+    fold_batch_norms(model.cpu().eval())
+    arguments.output.parent.mkdir(parents=True, exist_ok=True)
+    save_model(arguments.output, model, recipe.update_rule, {"recipe": arguments.recipe.name, "seed": str(recipe.seed)})
+    print(f"written: {arguments.output}")
+    return 0
+
+
+def _evaluate(arguments: argparse.Namespace) -> int:
+    videos = read_sequences(arguments.sequences, arguments.frames)
+    runs = evaluate(followers(load_model(arguments.weights), arguments.vittrack), videos)
+    print(table(runs))
+    if arguments.json:
+        write_json(runs, arguments.json)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,76 @@
+"""A recipe: everything that decides what a training gives, in one TOML file."""
+
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from model.config import VARIANTS, ModelConfig, UpdateRule
+from training.pairs import PairSettings
+
+
+class RecipeError(ValueError):
+    """The recipe cannot be used; the message names the file and the entry."""
+
+
+class Phase(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One part of a training. `part`: all but the score head, or the score head alone (its second stage in the paper).
+
+    Learning rates are those of the pretrained backbone and of the rest, at the top of the cosine; they warm up linearly over
+    `warmup_steps` and end at `last_share` of their top.
+    """
+
+    part: Literal["box", "score"]
+    steps: int
+    batch_size: int
+    template_size: int
+    search_size: int
+    backbone_rate: float = 1.5e-4
+    head_rate: float = 1e-3
+    warmup_steps: int = 60
+    last_share: float = 0.02
+    ema_decay: float = 0.998
+    absent: float = 0.0
+
+
+class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A training from its first to its last step. `pretrained`: whether the backbone starts from the ImageNet network."""
+
+    variant: str
+    phases: tuple[Phase, ...]
+    pairs: PairSettings = PairSettings()
+    update_rule: UpdateRule = UpdateRule()
+    pretrained: bool = True
+    seed: int = 0
+    precision: Literal["float32", "bfloat16"] = "float32"
+    weight_decay: float = 1e-4
+    gradient_norm: float = 1.0
+    l1_weight: float = 5.0
+    giou_weight: float = 2.0
+    corner_weight: float = 0.3
+    workers: int = 1
+    log_every: int = 20
+    checkpoint_every: int = 100
+
+    def config(self, phase: Phase) -> ModelConfig:
+        """The network of a phase."""
+        return VARIANTS[self.variant].with_sizes(phase.template_size, phase.search_size)
+
+
+def read_recipe(path: Path) -> Recipe:
+    """The recipe in `path`. Raises RecipeError where it is missing, misspelt or ends at other sizes than the variant's."""
+    try:
+        recipe = msgspec.toml.decode(path.read_bytes(), type=Recipe)
+    except (OSError, msgspec.DecodeError, ValueError) as error:
+        raise RecipeError(f"{path}: {error}") from error
+    if recipe.variant not in VARIANTS:
+        raise RecipeError(f"{path}: unknown variant {recipe.variant!r}")
+    if not recipe.phases or any(phase.steps < 1 or phase.batch_size < 2 for phase in recipe.phases):
+        raise RecipeError(f"{path}: needs phases of at least 1 step and a batch of at least 2")
+    config, last = VARIANTS[recipe.variant], recipe.phases[-1]
+    if (last.template_size, last.search_size) != (config.template_size, config.search_size):
+        sizes = (
+            f"{last.template_size} and {last.search_size}, {config.name} needs {config.template_size} and {config.search_size}"
+        )
+        raise RecipeError(f"{path}: ends with crops of {sizes}")
+    return recipe
