@@ -41,7 +41,7 @@ def parse_address(text: str) -> Address:
 class Limits:
     """What one client, or all together, may ask for. `GetServerInfo` publishes them."""
 
-    max_frame_bytes: Annotated[int, Meta(ge=1024, description="largest frame as sent, in bytes")] = 8 * MIB
+    max_frame_bytes: Annotated[int, Meta(ge=1024, le=1024 * MIB - 1, description="largest frame as sent, in bytes")] = 8 * MIB
     max_frame_pixels: Annotated[int, Meta(ge=1, description="largest frame once decoded, in pixels")] = 33_000_000
     max_targets_per_session: Annotated[int, Meta(ge=1, description="targets a session may follow at once")] = 16
     max_sessions: Annotated[int, Meta(ge=1, description="sessions that may exist at once")] = 1000
@@ -49,6 +49,14 @@ class Limits:
     decoded_bytes_budget: Annotated[int, Meta(ge=1, description="bytes of decoded frames held at once, all together")] = (
         1024 * MIB
     )
+
+    def __post_init__(self) -> None:
+        largest = 3 * self.max_frame_pixels
+        if self.decoded_bytes_budget < largest:
+            raise ValueError(
+                f"decoded_bytes_budget {self.decoded_bytes_budget} is below one frame of "
+                f"max_frame_pixels {self.max_frame_pixels}, {largest} bytes"
+            )
 
 
 @dataclass(frozen=True)
@@ -155,8 +163,8 @@ def load_settings(flags: Mapping[str, object], environment: Mapping[str, str], f
         **{name: _Given(value, f"flag --{name.replace('_', '-')}") for name, value in flags.items() if value is not None},
     }
     values = {name: _convert(name, *each) for name, each in given.items()}
-    limits = Limits(**{name: value for name, value in values.items() if SETTINGS[name].is_limit})
     try:
+        limits = Limits(**{name: value for name, value in values.items() if SETTINGS[name].is_limit})
         return ServeSettings(limits=limits, **{name: value for name, value in values.items() if not SETTINGS[name].is_limit})
     except ValueError as error:
         raise SettingsError(f"{error} ({_sources(str(error), given)})") from error

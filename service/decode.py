@@ -18,7 +18,7 @@ import simplejpeg
 from model.crop import Image
 from service.config import Limits
 from service.errors import BadFrame, FrameTooLarge
-from service.headers import JPEG, JPEG_ERRORS, PNG, START_OF_SCAN, Size, check_chunks, encoded_size
+from service.headers import JPEG, JPEG_ERRORS, PNG, START_OF_SCAN, Size, check_chunks, check_scans, encoded_size
 
 # Clipping keeps at least 10 pixels of every box inside the frame (model/geometry.py).
 MIN_SIDE = 10
@@ -54,8 +54,6 @@ def decode(payload: Payload, limits: Limits) -> Image:
     size = picture_size(payload, limits)
     if isinstance(payload, RawImage):
         return _decode_raw(payload)
-    if payload.startswith(PNG):
-        check_chunks(payload)
     image = _decode_jpeg(payload) if payload.startswith(JPEG) else _decode_other(payload)
     if image.shape != (size.height, size.width, 3):
         raise BadFrame(f"header says {size.width}x{size.height}, the picture is {image.shape[1]}x{image.shape[0]}")
@@ -116,6 +114,7 @@ def _convert(pixels: Image, code: int) -> Image:
 
 
 def _decode_jpeg(data: bytes, *, strict: bool = True) -> Image:
+    check_scans(data)
     try:
         image: Image = simplejpeg.decode_jpeg(data, "RGB", strict=strict)
     except JPEG_ERRORS as error:
@@ -127,6 +126,8 @@ def _decode_jpeg(data: bytes, *, strict: bool = True) -> Image:
 
 
 def _decode_other(data: bytes) -> Image:
+    if data.startswith(PNG):
+        check_chunks(data)
     try:
         image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
     except cv2.error as error:

@@ -37,6 +37,12 @@ def encoded_size(data: bytes) -> Size:
     raise BadFrame(f"{len(data)} bytes are no JPEG, PNG or WebP")
 
 
+def check_scans(data: bytes) -> None:
+    """Raises BadFrame where a JPEG has more scans than any camera sends. Reads all bytes: 0.4 ms for 300 KB."""
+    if data.count(START_OF_SCAN) > MAX_JPEG_SCANS:
+        raise BadFrame(f"JPEG of more than {MAX_JPEG_SCANS} scans")
+
+
 def check_chunks(data: bytes) -> None:
     """Raises BadFrame where a PNG's chunks are not whole (https://www.w3.org/TR/png-3/#5Chunk-layout) or it is animated."""
     view, at = memoryview(data), len(PNG)
@@ -55,8 +61,6 @@ def check_chunks(data: bytes) -> None:
 
 
 def _jpeg_size(data: bytes) -> Size:
-    if data.count(START_OF_SCAN) > MAX_JPEG_SCANS:
-        raise BadFrame(f"JPEG of more than {MAX_JPEG_SCANS} scans")
     try:
         height, width, _, _ = simplejpeg.decode_jpeg_header(data, strict=False)
     except JPEG_ERRORS as error:

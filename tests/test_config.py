@@ -37,6 +37,11 @@ def test_environment_names_the_file(tmp_path: Path) -> None:
         ({"worker_socket": "/tmp/x"}, {}, ["worker_socket", "no such setting"]),
         ({"grace_seconds": "nan"}, {}, ["grace_seconds='nan'"]),
         (
+            {"decoded_bytes_budget": 99},
+            {},
+            ["decoded_bytes_budget 99 is below", "99000000 bytes", "flag --decoded-bytes-budget"],
+        ),
+        (
             {"idle_timeout_seconds": 9, "max_idle_timeout_seconds": 5},
             {},
             ["idle_timeout_seconds 9 is over max_idle_timeout_seconds 5", "flag --idle-timeout-seconds"],
