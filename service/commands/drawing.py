@@ -11,23 +11,33 @@ from service.commands.results import TargetRecord
 COLORS = {"TRACKED": (60, 220, 60), "UNSPECIFIED": (60, 220, 60), "UNCERTAIN": (255, 170, 0), "LOST": (255, 50, 50)}
 
 
+BLACK = (0, 0, 0)
+FONT = cv2.FONT_HERSHEY_SIMPLEX
+
+
 def draw_targets(image: Image, targets: Iterable[TargetRecord]) -> Image:
     """A copy of the frame, uint8 RGB [H, W, 3], with each target's box, id, score and status."""
     drawn = image.copy()
-    thickness = max(1, round(image.shape[0] / 240))
     for target in targets:
-        _draw(drawn, target, thickness)
+        _draw_box(drawn, target)
+        _draw_label(drawn, target)
     return drawn
 
 
-def _draw(image: Image, target: TargetRecord, thickness: int) -> None:
-    box, color = target.box, COLORS[target.status]
-    left, top = round(box.x), round(box.y)
-    cv2.rectangle(image, (left, top), (round(box.x + box.width), round(box.y + box.height)), color, thickness)
-    score = "" if target.score is None else f"{target.score:.2f}"
-    label = " ".join(word for word in (target.target_id, score, target.status) if word and word != "UNSPECIFIED")
+def _draw_box(image: Image, target: TargetRecord) -> None:
+    box = target.box
+    corners = (round(box.x), round(box.y)), (round(box.x + box.width), round(box.y + box.height))
+    cv2.rectangle(image, *corners, COLORS[target.status], max(1, round(image.shape[0] / 240)))
+
+
+def _draw_label(image: Image, target: TargetRecord) -> None:
+    """On a plate of the status's color, above the box where there is room, else inside."""
+    score = None if target.score is None else f"{target.score:.2f}"
+    status = None if target.status == "UNSPECIFIED" else target.status
+    label = " ".join(filter(None, (target.target_id, score, status)))
     size = image.shape[0] / 900
-    baseline = max(round(30 * size), top - 2 * thickness)
-    cv2.putText(
-        image, label, (max(0, left), baseline), cv2.FONT_HERSHEY_SIMPLEX, size, color, max(1, thickness // 2), cv2.LINE_AA
-    )
+    thickness = max(1, round(image.shape[0] / 480))
+    (width, height), descent = cv2.getTextSize(label, FONT, size, thickness)
+    left, bottom = max(0, round(target.box.x)), max(height + descent, round(target.box.y))
+    cv2.rectangle(image, (left, bottom - height - descent), (left + width, bottom), COLORS[target.status], cv2.FILLED)
+    cv2.putText(image, label, (left, bottom - descent), FONT, size, BLACK, thickness, cv2.LINE_AA)
