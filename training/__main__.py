@@ -7,11 +7,11 @@ from pathlib import Path
 import torch
 
 from model.checkpoint import load_model, save_model
-from model.layers import fold_batch_norms
+from model.mixformer import MixFormer
 from model.official import CheckpointError
 from training.evaluate import evaluate, followers, table, write_json
-from training.loop import Trainer
-from training.recipe import RecipeError, read_recipe
+from training.loop import Trainer, averaged
+from training.recipe import Recipe, RecipeError, read_recipe
 from training.sequences import SequenceError, read_sequences
 from training.shards import ShardError, Shards, data_folder
 from training.sources import Sources
@@ -43,6 +43,11 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--run-dir", type=Path, help="checkpoints and log (default: runs/RECIPE)")
     train.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     train.set_defaults(run=_train)
+    export = commands.add_parser("export", help="write the averaged weights of a run, finished or not")
+    export.add_argument("recipe", type=Path)
+    export.add_argument("output", type=Path, help="the .safetensors file to write")
+    export.add_argument("--run-dir", type=Path, help="where the run's checkpoint is (default: runs/RECIPE)")
+    export.set_defaults(run=_export)
     compare = commands.add_parser("evaluate", help="one pass over sequences in OTB or GOT-10k layout")
     compare.add_argument("sequences", type=Path)
     compare.add_argument("--weights", type=Path, required=True)
@@ -57,12 +62,25 @@ def _train(arguments: argparse.Namespace) -> int:
     recipe = read_recipe(arguments.recipe)
     data = data_folder(arguments.data)
     shards = Shards(data / "train")
-    folder = arguments.run_dir or Path("runs") / arguments.recipe.stem
     initial = data / INITIAL if recipe.pretrained else None
-    model = Trainer(recipe, Sources(shards, shards.training()), folder, initial, arguments.device).run()
-    fold_batch_norms(model.cpu().eval())
+    model = Trainer(recipe, Sources(shards, shards.training()), _run_folder(arguments), initial, arguments.device).run()
+    return _write(model, recipe, arguments)
+
+
+def _export(arguments: argparse.Namespace) -> int:
+    recipe = read_recipe(arguments.recipe)
+    return _write(averaged(recipe, _run_folder(arguments)), recipe, arguments)
+
+
+def _run_folder(arguments: argparse.Namespace) -> Path:
+    folder: Path | None = arguments.run_dir
+    return folder or Path("runs") / arguments.recipe.stem
+
+
+def _write(model: MixFormer, recipe: Recipe, arguments: argparse.Namespace) -> int:
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
-    save_model(arguments.output, model, recipe.update_rule, {"recipe": arguments.recipe.name, "seed": str(recipe.seed)})
+    notes = {"recipe": arguments.recipe.name, "seed": str(recipe.seed)}
+    save_model(arguments.output, model.cpu().eval(), recipe.update_rule, notes)
     print(f"written: {arguments.output}")
     return 0
 

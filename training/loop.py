@@ -1,15 +1,14 @@
 """The training itself: phase after phase of a recipe, resumable at any checkpoint, the same whether it was interrupted or not."""
 
 import copy
-import json
 import math
 import os
-import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import cv2
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -18,13 +17,13 @@ from tqdm import tqdm
 
 from model.mixformer import MixFormer
 from training.initial import at_sizes, load_vit
+from training.log import Log, draw_losses
 from training.losses import box_losses, score_labels, score_loss
 from training.pairs import PairSampler
-from training.recipe import Phase, Recipe
+from training.recipe import Phase, Recipe, RecipeError
 from training.sources import Sources
 
 CHECKPOINT = "last.pt"
-LOG = "log.jsonl"
 
 
 class Batch(NamedTuple):
@@ -76,6 +75,9 @@ class Trainer:
         config = self._recipe.config(phase)
         if config != self._model.config:
             self._model, self._average = at_sizes(self._model, config), at_sizes(self._average, config)
+        if phase.part == "score" and self._step == 0:
+            # the averaged network is the one that ships: its boxes and features are those the score has to judge
+            self._model.load_state_dict(self._average.state_dict())
         model = self._model.to(self._device)
         self._average.to(self._device).eval().requires_grad_(False)
         trained = _trained_part(model, phase)
@@ -83,7 +85,7 @@ class Trainer:
         optimizer = torch.optim.AdamW(_groups(trained, phase, self._recipe.weight_decay))
         if self._optimizer_state is not None:
             optimizer.load_state_dict(self._optimizer_state)
-        log = _Log(self._folder / LOG, self._phase)
+        log = Log(self._folder, self._phase)
         for batch in tqdm(self._batches(phase), total=phase.steps, initial=self._step, unit="step", disable=None):
             _set_rates(optimizer, phase, self._step)
             log.add(self._update(model, optimizer, phase, batch), len(batch.boxes))
@@ -121,8 +123,9 @@ class Trainer:
         ahead = 3 if self._recipe.workers else None
         examples = Examples(sampler, indices)
         loader = DataLoader(
-            examples, phase.batch_size, num_workers=self._recipe.workers, collate_fn=_collate, prefetch_factor=ahead
-        )
+            examples, phase.batch_size, num_workers=self._recipe.workers, collate_fn=_collate, prefetch_factor=ahead,
+            worker_init_fn=_keep_to_one_core, pin_memory=self._device.type == "cuda",
+        )  # fmt: skip
         return iter(loader)
 
     def _autocast(self) -> AbstractContextManager[None]:
@@ -148,6 +151,7 @@ class Trainer:
         temporary = self._folder / f"{CHECKPOINT}.new"
         torch.save(content, temporary)
         os.replace(temporary, self._folder / CHECKPOINT)
+        draw_losses(self._folder)
 
     def _resume(self) -> None:
         content = torch.load(self._folder / CHECKPOINT, map_location="cpu", weights_only=True)
@@ -156,6 +160,19 @@ class Trainer:
         self._model, self._average = MixFormer(config), MixFormer(config)
         self._model.load_state_dict(content["model"])
         self._average.load_state_dict(content["average"])
+
+
+def averaged(recipe: Recipe, folder: Path) -> MixFormer:
+    """The averaged weights of the checkpoint in `folder`, at the sizes the recipe ends with: the best of an unfinished run.
+
+    Raises RecipeError where there is no checkpoint.
+    """
+    if not (folder / CHECKPOINT).exists():
+        raise RecipeError(f"{folder}: no {CHECKPOINT} to export")
+    content = torch.load(folder / CHECKPOINT, map_location="cpu", weights_only=True)
+    model = MixFormer(recipe.config(recipe.phases[0]).with_sizes(*content["sizes"]))
+    model.load_state_dict(content["average"])
+    return at_sizes(model, recipe.config(recipe.phases[-1]))
 
 
 class Examples(Dataset[Any]):
@@ -170,6 +187,12 @@ class Examples(Dataset[Any]):
 
     def __getitem__(self, position: int) -> Any:
         return self._sampler.example(self._indices[position])
+
+
+def _keep_to_one_core(worker: int) -> None:
+    """OpenCV's own threads would crowd the cores that the network computes on."""
+    del worker
+    cv2.setNumThreads(0)
 
 
 def _collate(examples: list[Any]) -> Batch:
@@ -213,28 +236,3 @@ def _score_step(model: MixFormer, batch: Batch) -> tuple[Tensor, dict[str, float
     loss = score_loss(logits, labels, counted)
     right = ((logits > 0) == (labels > 0.5))[counted].float().mean()
     return loss, {"loss": loss.item(), "accuracy": right.item(), "positive": labels.mean().item()}
-
-
-class _Log:
-    """Means over the steps since the last line, as JSON lines."""
-
-    def __init__(self, path: Path, phase: int) -> None:
-        self._path = path
-        self._phase = phase
-        self._clear()
-
-    def _clear(self) -> None:
-        self._figures: list[dict[str, float]] = []
-        self._pairs = 0
-        self._since = time.perf_counter()
-
-    def add(self, figures: dict[str, float], pairs: int) -> None:
-        self._figures.append(figures)
-        self._pairs += pairs
-
-    def write(self, step: int) -> None:
-        means = {name: round(float(np.mean([each[name] for each in self._figures])), 4) for name in self._figures[0]}
-        rate = round(self._pairs / (time.perf_counter() - self._since), 2)
-        with self._path.open("a") as file:
-            file.write(json.dumps({"phase": self._phase, "step": step} | means | {"pairs_per_second": rate}) + "\n")
-        self._clear()
