@@ -37,7 +37,9 @@ def crops(*shape: int, seed: int = 0) -> Tensor:
 FAMILIES = ["mixcvt_small", "mixvit_tiny"]
 
 
-def joint_attention(attention: MixedAttention, templates: Tensor, search: Tensor, images: int, sides: tuple[int, int]) -> Tensor:
+def joint_attention(
+    attention: MixedAttention, templates: Tensor, search: Tensor, images: int, sides: tuple[int, int]
+) -> Tensor:
     """All tokens at once with a mask that hides the search region from the templates, as the original's equations read."""
     parts = [attention.project(templates, Grid(images, sides[0])), attention.project(search, Grid(1, sides[1]))]
     queries, keys, values = (
