@@ -7,10 +7,10 @@ import msgspec
 from mixformer.tracking.v1 import tracking_pb2 as pb
 from model.config import VARIANTS, ModelConfig, UpdateRule
 from service.config import ServeSettings
-from service.convert import options_of
 from service.messages import Hello
 from service.metrics import Metrics
-from service.session import Clock, SessionOptions
+from service.options import SessionOptions, options_of
+from service.session import Clock
 from service.sessions import SessionTable
 from service.step import FrameTracker
 

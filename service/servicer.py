@@ -11,7 +11,8 @@ from service.door import Door
 from service.errors import InvalidRequest, SessionNotFound
 from service.frames import Action, Frame
 from service.front import Front
-from service.session import Session, SessionOptions
+from service.options import SessionOptions
+from service.session import Session
 from service.status import Context, answered
 from service.streams import Requests, Streams
 

@@ -5,13 +5,11 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from enum import IntEnum
-from types import TracebackType
-from typing import Self
 
-from model.config import UpdateRule
 from model.target import Target
 from service.errors import FrameOutOfOrder, Overloaded, ServiceError, SessionBusy, SessionTakenOver
+from service.holder import Holder
+from service.options import SessionOptions
 
 MAX_QUEUED_CALLS = 16
 
@@ -22,55 +20,6 @@ class Clock:
 
     monotonic: Callable[[], float] = time.monotonic
     wall: Callable[[], float] = time.time
-
-
-class OverloadPolicy(IntEnum):
-    """What happens to frames that come faster than they are tracked; numbers equal the API's."""
-
-    BLOCK = 1
-    DROP_OLDEST = 2
-
-
-@dataclass(frozen=True)
-class SessionOptions:
-    """A session's options as granted: what the client left open is filled in. No `max_frame_age_seconds`: any age will do."""
-
-    rule: UpdateRule
-    search_factor: float
-    idle_timeout_seconds: float
-    overload_policy: OverloadPolicy = OverloadPolicy.BLOCK
-    max_frame_age_seconds: float | None = None
-    strict_order: bool = False
-
-
-class Holder:
-    """A stream, for those who may end it before its time. Use it with `with` around all that the stream does.
-
-    `end` has the error come out of the body. As with asyncio.timeout, that is one cancellation of the task; any other is the
-    client's and goes on as it is.
-    """
-
-    def __init__(self) -> None:
-        self._task = asyncio.current_task()
-        self._ended_by: ServiceError | None = None
-        self._is_over = False
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._is_over = True
-        if self._ended_by is None or self._task is None:
-            return
-        is_only_ours = self._task.uncancel() == 0
-        if is_only_ours and kind is asyncio.CancelledError:
-            raise self._ended_by from None
-
-    def end(self, error: ServiceError) -> None:
-        """End the stream with this error, unless it has ended or is ending already."""
-        if self._task is not None and not self._is_over and self._ended_by is None:
-            self._ended_by = error
-            self._task.cancel()
 
 
 class Session:

@@ -27,7 +27,8 @@ from service.engine import Answer, MemorySource
 from service.errors import BadBox, BadFrame, FrameSuperseded, FrameTooOld, NonFinitePrediction, NoTarget, ServiceError
 from service.frames import Frame, FrameResult, Outcome, Timing
 from service.metrics import Metrics
-from service.session import Clock, Session, SessionOptions
+from service.options import SessionOptions
+from service.session import Clock, Session
 from service.targets import Kit, command, rebuilt, without_removed
 
 _log = logging.getLogger(__name__)
@@ -90,8 +91,9 @@ class FrameTracker:
 
     def set_options(self, session: Session, options: SessionOptions) -> None:
         """Give the session other options; its targets go on under them."""
-        if options != session.options:
-            session.options = options
+        before = self._kit(session)
+        session.options = options
+        if self._kit(session) != before:
             session.commit(rebuilt(session.targets, self._kit(session)))
 
     def _answer(self, frame: Frame, result: FrameResult) -> FrameResult:

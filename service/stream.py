@@ -15,7 +15,8 @@ from service.convert import draining_message, frame_of, result_message, session_
 from service.errors import Draining, FrameSuperseded, InvalidRequest, ServiceError
 from service.frames import Frame, FrameResult
 from service.inbox import Inbox
-from service.session import Clock, OverloadPolicy, Session
+from service.options import OverloadPolicy
+from service.session import Clock, Session
 from service.step import FrameTracker
 
 # None at the end of the client's side.

@@ -8,7 +8,9 @@ from mixformer.tracking.v1 import tracking_pb2 as pb
 from service.caller import client_of, session_named
 from service.errors import Draining, InvalidRequest, SessionNotFound, TooManyStreams
 from service.front import Front
-from service.session import Holder, Session, SessionOptions
+from service.holder import Holder
+from service.options import SessionOptions
+from service.session import Session
 from service.status import Context
 from service.stream import Read, Stream
 

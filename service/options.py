@@ -1,0 +1,114 @@
+"""A session's options: what a client may ask for, what it is granted, and what is refused."""
+
+from dataclasses import dataclass, replace
+from enum import IntEnum
+
+from google.protobuf.duration_pb2 import Duration
+
+from mixformer.tracking.v1 import tracking_pb2 as pb
+from model.config import UpdateRule
+from service.errors import InvalidRequest
+from service.times import duration, seconds_of
+
+_SEARCH_FACTORS = (1.0, 10.0)
+
+
+class OverloadPolicy(IntEnum):
+    """What happens to frames that come faster than they are tracked; numbers equal the API's."""
+
+    BLOCK = 1
+    DROP_OLDEST = 2
+
+
+@dataclass(frozen=True)
+class SessionOptions:
+    """A session's options as granted: what the client left open is filled in. No `max_frame_age_seconds`: any age will do."""
+
+    rule: UpdateRule
+    search_factor: float
+    idle_timeout_seconds: float
+    overload_policy: OverloadPolicy = OverloadPolicy.BLOCK
+    max_frame_age_seconds: float | None = None
+    strict_order: bool = False
+
+
+def options_of(message: pb.SessionOptions, default: SessionOptions, max_idle_seconds: float) -> SessionOptions:
+    """The options to grant: `default` where the client left one open. Raises InvalidRequest with the numbers."""
+    granted = replace(
+        default,
+        rule=_rule(message, default.rule),
+        overload_policy=_policy(message.overload_policy),
+        strict_order=message.strict_order,
+    )
+    if message.HasField("search_factor"):
+        low, high = _SEARCH_FACTORS
+        if not low <= message.search_factor <= high:
+            raise InvalidRequest(f"search_factor {message.search_factor:g} is outside {low:g} to {high:g}")
+        granted = replace(granted, search_factor=message.search_factor)
+    if message.HasField("idle_timeout"):
+        idle = _positive("idle_timeout", message.idle_timeout)
+        if idle > max_idle_seconds:
+            raise InvalidRequest(f"idle_timeout {idle:g} s is over {max_idle_seconds:g} s")
+        granted = replace(granted, idle_timeout_seconds=idle)
+    if message.HasField("max_frame_age"):
+        granted = replace(granted, max_frame_age_seconds=_positive("max_frame_age", message.max_frame_age))
+    return granted
+
+
+def options_message(options: SessionOptions) -> pb.SessionOptions:
+    """The options as granted, nothing left open."""
+    rule, age = options.rule, options.max_frame_age_seconds
+    return pb.SessionOptions(
+        overload_policy=pb.OverloadPolicy.ValueType(options.overload_policy),
+        idle_timeout=duration(options.idle_timeout_seconds),
+        update_interval_frames=rule.update_interval,
+        online_templates=rule.online_size,
+        candidate_score_threshold=rule.candidate_threshold,
+        lost_score_threshold=rule.lost_threshold,
+        score_decay=rule.score_decay,
+        search_factor=options.search_factor,
+        max_frame_age=None if age is None else duration(age),
+        strict_order=options.strict_order,
+    )
+
+
+def _policy(number: int) -> OverloadPolicy:
+    try:
+        return OverloadPolicy(number or OverloadPolicy.BLOCK)
+    except ValueError as error:
+        raise InvalidRequest(f"overload_policy {number} is not known") from error
+
+
+def _rule(message: pb.SessionOptions, default: UpdateRule) -> UpdateRule:
+    rule = default
+    try:
+        if message.HasField("update_interval_frames"):
+            rule = replace(rule, update_interval=message.update_interval_frames)
+        if message.HasField("online_templates"):
+            rule = replace(rule, online_size=message.online_templates)
+        if message.HasField("candidate_score_threshold"):
+            rule = replace(rule, candidate_threshold=message.candidate_score_threshold)
+        if message.HasField("score_decay"):
+            rule = replace(rule, score_decay=message.score_decay)
+        if message.HasField("lost_score_threshold"):
+            rule = _lost_below(rule, message.lost_score_threshold)
+    except ValueError as error:
+        raise InvalidRequest(str(error)) from error
+    return rule
+
+
+def _lost_below(rule: UpdateRule, threshold: float) -> UpdateRule:
+    """A target that is lost below `threshold` is neither found nor certain below it."""
+    return replace(
+        rule,
+        lost_threshold=threshold,
+        uncertain_threshold=max(rule.uncertain_threshold, threshold),
+        found_threshold=max(rule.found_threshold, threshold),
+    )
+
+
+def _positive(name: str, message: Duration) -> float:
+    seconds = seconds_of(message)
+    if not seconds > 0:
+        raise InvalidRequest(f"{name} {seconds:g} s is not above 0")
+    return seconds
