@@ -56,7 +56,9 @@ class Metrics:
         self._head = self._latency("head_latency_seconds", "Time of the corner and score heads for one batch", ("device",))
         self._decode = self._latency("decode_latency_seconds", "Time to decode one frame")
         self._queue = self._latency("queue_wait_seconds", "Wait of a frame for the device")
-        self._frame = self._latency("frame_latency_seconds", "From a frame's arrival to its result")
+        self._frame = self._latency(
+            "frame_latency_seconds", "From the arrival of a frame to its result, where it was processed"
+        )
         self._batch = Histogram(
             "batch_size", "Targets tracked in one batch", namespace=_PREFIX, registry=self.registry, buckets=_BATCH_BUCKETS
         )
@@ -99,7 +101,8 @@ class Metrics:
     def on_frame(self, result: FrameResult) -> None:
         """A frame has its result."""
         self._frames.labels(result.outcome.name.lower()).inc()
-        self._frame.observe(result.timing.total)
+        if result.outcome is Outcome.PROCESSED:
+            self._frame.observe(result.timing.total)
         if result.outcome is Outcome.DROPPED and result.error is not None:
             self._drops.labels(result.error.reason.lower()).inc()
         for report in result.targets.values():
