@@ -58,7 +58,7 @@ async def test_who_is_cancelled_while_it_is_served_gives_back() -> None:
 
 @pytest.fixture
 def pool() -> DecodePool:
-    return DecodePool(Limits(decoded_bytes_budget=FRAME_BYTES, max_frame_pixels=FRAME_BYTES // 3), 1, 0.05)
+    return DecodePool(Limits(decoded_bytes_budget=FRAME_BYTES, max_frame_pixels=FRAME_BYTES // 3), 1, 0.3)
 
 
 async def test_a_picture_counts_until_nobody_has_it(pool: DecodePool) -> None:

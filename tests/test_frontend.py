@@ -271,16 +271,15 @@ async def test_a_message_with_commands_but_without_a_frame_is_answered(service: 
 
 async def test_single_frames_are_tracked_in_the_order_they_came(service: Service) -> None:
     await service.track("cam", 0, START)
+    session = service.bench.front.table.find("local", "cam")
     service.engine.gate.clear()
-    calls = []
+    calls: list[asyncio.Future[pb.FrameResult]] = []
     for number in range(1, 5):
         calls.append(asyncio.ensure_future(service.track("cam", number)))
-        await until(lambda: service.engine.waiting == 1)
-        await asyncio.sleep(0.05)
+        await until(lambda: session._queued == len(calls))
     service.engine.gate.set()
     results = await asyncio.gather(*calls)
     assert [each.frame_number for each in results] == [1, 2, 3, 4]
-    session = service.bench.front.table.find("local", "cam")
     assert session.last_frame_number == 4
 
 
@@ -360,8 +359,9 @@ async def test_draining_tells_the_streams_answers_what_is_in_hand_and_lets_nobod
     service.engine.gate.clear()
     for number in (1, 2):
         await send(call, number)
+    decoded = "mixformer_decode_latency_seconds_count"
+    await until(lambda: service.bench.metrics.registry.get_sample_value(decoded) == 3)
     await until(lambda: service.engine.waiting == 1 and len(service.servicer.streams) == 2)
-    await asyncio.sleep(0.1)
     draining = asyncio.create_task(service.servicer.drain(5))
     assert (await event(call)).draining.deadline.seconds == 5
     assert await reason(silent) == (grpc.StatusCode.UNAVAILABLE, "DRAINING")
