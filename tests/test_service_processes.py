@@ -259,3 +259,8 @@ def test_a_front_without_settings_says_so() -> None:
     command = [sys.executable, "-m", "service.frontend"]
     done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=ENDS_SECONDS, check=False)
     assert (done.returncode, b"no settings" in done.stderr, b"Traceback" in done.stderr) == (1, True, False)
+
+
+def test_the_front_stays_without_the_network_library() -> None:
+    code = "import sys, service.frontend; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], timeout=ENDS_SECONDS, check=False).returncode == 0
