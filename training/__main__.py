@@ -9,6 +9,7 @@ import torch
 from model.checkpoint import load_model, save_model
 from model.mixformer import MixFormer
 from model.official import CheckpointError
+from training.calibrate import calibrated, held_out_videos, reliability, vanishing
 from training.evaluate import evaluate, followers, table, write_json
 from training.loop import Trainer, averaged
 from training.recipe import Recipe, RecipeError, read_recipe
@@ -16,6 +17,7 @@ from training.sequences import SequenceError, read_sequences
 from training.shards import ShardError, Shards, data_folder
 from training.sources import Sources
 
+VIDEO_SHARDS = ("davis", "uavdt")
 INITIAL = "init/vit_tiny_patch16_224_in1k_fp16.pth"
 
 
@@ -48,6 +50,10 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument("output", type=Path, help="the .safetensors file to write")
     export.add_argument("--run-dir", type=Path, help="where the run's checkpoint is (default: runs/RECIPE)")
     export.set_defaults(run=_export)
+    calibrate = commands.add_parser("calibrate", help="give weights the thresholds that fit their scores on held-out videos")
+    calibrate.add_argument("weights", type=Path, help="the .safetensors file to rewrite")
+    calibrate.add_argument("--data", help="folder with train/*.tar (default: $MIXFORMER_DATA, else data)")
+    calibrate.set_defaults(run=_calibrate)
     compare = commands.add_parser("evaluate", help="one pass over sequences in OTB or GOT-10k layout")
     compare.add_argument("sequences", type=Path)
     compare.add_argument("--weights", type=Path, required=True)
@@ -82,6 +88,18 @@ def _write(model: MixFormer, recipe: Recipe, arguments: argparse.Namespace) -> i
     notes = {"recipe": arguments.recipe.name, "seed": str(recipe.seed)}
     save_model(arguments.output, model.cpu().eval(), recipe.update_rule, notes)
     print(f"written: {arguments.output}")
+    return 0
+
+
+def _calibrate(arguments: argparse.Namespace) -> int:
+    loaded = load_model(arguments.weights)
+    shards = Shards(data_folder(arguments.data) / "train", VIDEO_SHARDS)
+    scenes = list(vanishing(shards, held_out_videos(shards)))
+    rule = calibrated(loaded, scenes)
+    print(rule)
+    print(reliability(loaded, rule, scenes))
+    save_model(arguments.weights, loaded.model, rule, loaded.metadata)
+    print(f"written: {arguments.weights}")
     return 0
 
 

@@ -1,0 +1,147 @@
+"""The thresholds of a target's status and renewal, read off the tracker's own scores on videos it was not trained on."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model.checkpoint import LoadedModel
+from model.config import UpdateRule
+from model.crop import Image
+from model.geometry import Box, overlap
+from model.target import TargetStatus
+from model.tracker import Tracker
+from training.shards import Record, Shards
+
+GOOD_OVERLAP = 0.5
+BAD_OVERLAP = 0.2
+GOOD_CALLED_LOST = 0.02  # at most this share of good frames
+_NEVER = 10**9  # an update interval that no video reaches
+
+
+class Shot(NamedTuple):
+    """A frame and where its target is; None where the target is gone."""
+
+    image: Image
+    box: Box | None
+
+
+class Sight(NamedTuple):
+    """What the tracker made of a frame: its overlap with the annotation, None where the target is gone."""
+
+    score: float
+    overlap: float | None
+    status: TargetStatus
+
+    @property
+    def is_good(self) -> bool:
+        """The box shows the target."""
+        return self.overlap is not None and self.overlap >= GOOD_OVERLAP
+
+    @property
+    def is_bad(self) -> bool:
+        """The box shows something else."""
+        return self.overlap is None or self.overlap < BAD_OVERLAP
+
+
+@dataclass(frozen=True)
+class Reliability:
+    """How far the score and the status can be trusted. `frames_until_lost`: after the target is gone, one entry a video;
+    the video's length where it was never noticed. `roc_area`: of "bad" against 1 - score."""
+
+    roc_area: float
+    good_called_lost: float
+    frames_until_lost: tuple[int, ...]
+
+    def __str__(self) -> str:
+        return (
+            f"area under the ROC curve {self.roc_area:.3f}, good frames called LOST {100 * self.good_called_lost:.1f} %, "
+            f"frames until LOST once the target is gone: {', '.join(map(str, self.frames_until_lost))}"
+        )
+
+
+def held_out_videos(shards: Shards) -> list[list[Record]]:
+    """The validation videos, frames in order."""
+    videos: dict[str, list[Record]] = {}
+    for record in shards.validation():
+        if record.sequence and record.boxes:
+            videos.setdefault(record.sequence, []).append(record)
+    return [sorted(frames, key=lambda record: record.frame) for frames in videos.values()]
+
+
+def vanishing(shards: Shards, videos: Sequence[Sequence[Record]]) -> Iterator[Iterable[Shot]]:
+    """Every video, each cut after its end to the next video, where its target is not."""
+    for frames, other in pairwise([*videos, videos[0]]):
+        shown = [Shot(shards.image(record), record.boxes[0]) for record in frames]
+        height, width = shown[0].image.shape[:2]
+        gone = [Shot(_fitted(shards.image(record), height, width), None) for record in other]
+        yield [*shown, *gone]
+
+
+def calibrated(loaded: LoadedModel, scenes: Sequence[Iterable[Shot]]) -> UpdateRule:
+    """The weights' rule with thresholds of their own.
+
+    A score is uncertain below the value that best parts good boxes from bad ones, and a lost target is found above it; it is
+    low below what all but GOOD_CALLED_LOST of the good boxes reach; the better half of the good boxes may become templates.
+    """
+    sights = [sight for scene in scenes for sight in watch(loaded, replace(loaded.update_rule, update_interval=_NEVER), scene)]
+    good = np.array([sight.score for sight in sights if sight.is_good])
+    bad = np.array([sight.score for sight in sights if sight.is_bad])
+    thresholds = np.linspace(0.01, 0.99, 99)
+    parted = [(good >= threshold).mean() + (bad < threshold).mean() for threshold in thresholds]
+    uncertain = float(thresholds[int(np.argmax(parted))])
+    lost = min(uncertain, float(np.quantile(good, GOOD_CALLED_LOST)))
+    candidate = max(uncertain, float(np.median(good)))
+    return replace(
+        loaded.update_rule, candidate_threshold=round(candidate, 3), uncertain_threshold=round(uncertain, 3),
+        lost_threshold=round(lost, 3), found_threshold=round(uncertain, 3), renew_when_uncertain=False,
+    )  # fmt: skip
+
+
+def reliability(loaded: LoadedModel, rule: UpdateRule, scenes: Sequence[Iterable[Shot]]) -> Reliability:
+    """How score and status do under `rule`."""
+    watched = [watch(loaded, rule, scene) for scene in scenes]
+    sights = [sight for scene in watched for sight in scene]
+    good = [sight for sight in sights if sight.is_good]
+    return Reliability(
+        roc_area=roc_area([s.score for s in sights if not s.is_bad], [s.score for s in sights if s.is_bad]),
+        good_called_lost=float(np.mean([sight.status is TargetStatus.LOST for sight in good])),
+        frames_until_lost=tuple(_until_lost([sight for sight in scene if sight.overlap is None]) for scene in watched),
+    )
+
+
+def watch(loaded: LoadedModel, rule: UpdateRule, scene: Iterable[Shot]) -> list[Sight]:
+    """The tracker over one scene, from its first box."""
+    shots = iter(scene)
+    first = next(shots)
+    if first.box is None:
+        raise ValueError("the first frame of a scene must show the target")
+    tracker = Tracker(loaded.model, rule)
+    tracker.start(first.image, first.box)
+    sights = []
+    for image, box in shots:
+        report = tracker.track(image)
+        shared = None if box is None else overlap(report.box, box)
+        sights.append(Sight(report.score or 0.0, shared, report.status))
+    return sights
+
+
+def roc_area(higher: Sequence[float], lower: Sequence[float]) -> float:
+    """The probability that one of `higher` is above one of `lower`, ties counted half: the area under the ROC curve."""
+    above: NDArray[np.float64] = np.subtract.outer(np.array(higher), np.array(lower))
+    return float(((above > 0) + 0.5 * (above == 0)).mean())
+
+
+def _until_lost(gone: Sequence[Sight]) -> int:
+    return next((number for number, sight in enumerate(gone, 1) if sight.status is TargetStatus.LOST), len(gone))
+
+
+def _fitted(image: Image, height: int, width: int) -> Image:
+    """The picture in a frame of another size: cropped or filled up with black at the right and the bottom."""
+    frame = np.zeros((height, width, 3), np.uint8)
+    part = image[:height, :width]
+    frame[: part.shape[0], : part.shape[1]] = part
+    return frame
