@@ -65,8 +65,8 @@ class Server:
     def __init__(
         self,
         settings: ServeSettings,
-        worker: Sequence[str] = ("-m", "service.worker"),
-        front: Sequence[str] = ("-m", "service.frontend"),
+        worker: Sequence[str] = ("-m", "service.worker.worker"),
+        front: Sequence[str] = ("-m", "service.front.frontend"),
     ) -> None:
         """`worker` and `front` are what Python is called with."""
         self._settings = settings

@@ -9,18 +9,18 @@ from pictures import encoded, scene
 from mixformer.tracking.v1 import tracking_pb2 as pb
 from model.config import VARIANTS, UpdateRule
 from model.geometry import Box, CropBox
-from service.budget import DecodePool
 from service.config import Limits, ServeSettings
-from service.convert import result_message
-from service.engine import Answer, MemorySource
 from service.errors import ServiceError
-from service.frames import Action, Command, Frame
-from service.front import Front, model_config
+from service.front.budget import DecodePool
+from service.front.convert import result_message
+from service.front.engine import Answer, MemorySource
+from service.front.frames import Action, Command, Frame
+from service.front.front import Front, model_config
+from service.front.metrics import Metrics
+from service.front.session import Clock, Session
+from service.front.sessions import SessionTable
+from service.front.step import FrameTracker
 from service.messages import PROTOCOL_VERSION, Hello
-from service.metrics import Metrics
-from service.session import Clock, Session
-from service.sessions import SessionTable
-from service.step import FrameTracker
 
 CONFIG = VARIANTS["mixvit_tiny"]
 BOX = Box(100.0, 80.0, 40.0, 40.0)

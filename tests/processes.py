@@ -64,7 +64,7 @@ def service(weights: Path, folder: Path, settings: ServeSettings) -> Iterator[Ru
         worker_socket=str(folder / "worker.sock"),
         log_level="warning",
     )
-    with child("service.worker", whole) as worker, child("service.frontend", whole) as front:
+    with child("service.worker.worker", whole) as worker, child("service.front.frontend", whole) as front:
         assert front.stdout is not None
         word, _, address = front.stdout.readline().decode().strip().partition(" ")
         assert word == "READY", front.stderr.read() if front.stderr else ""

@@ -7,9 +7,9 @@ import pytest
 from fake_front import until
 from pictures import encoded, scene
 
-from service.budget import ByteBudget, DecodePool
 from service.config import Limits
 from service.errors import BadFrame, Overloaded
+from service.front.budget import ByteBudget, DecodePool
 
 FRAME = encoded(scene())
 FRAME_BYTES = scene().size

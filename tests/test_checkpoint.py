@@ -13,10 +13,10 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from model.checkpoint import CheckpointError, convert, load_model, save_model
+from model.checkpoint import convert, load_model, save_model
 from model.config import VARIANTS, UpdateRule
 from model.mixformer import MixFormer
-from model.official import Inert, read_official
+from model.official import CheckpointError, Inert, read_official
 
 OFFICIAL = "mixvit_online"
 

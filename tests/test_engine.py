@@ -11,8 +11,8 @@ import pytest_asyncio
 from tiny import FakeTarget, Observed
 
 from model.geometry import CropBox
-from service.engine import Answer, Engine
 from service.errors import DeviceError, PoisonedFrame, ServiceError, WorkerUnavailable
+from service.front.engine import Answer, Engine
 from service.messages import (
     PROTOCOL_VERSION,
     BatchStarted,

@@ -16,7 +16,7 @@ from grpc_status import rpc_status
 from mixformer.tracking.v1 import tracking_pb2 as pb
 from mixformer.tracking.v1.tracking_pb2_grpc import TrackingServiceStub, add_TrackingServiceServicer_to_server
 from service.config import Limits
-from service.servicer import TrackingServicer
+from service.front.servicer import TrackingServicer
 
 if TYPE_CHECKING:  # it exists for type checkers alone
     from mixformer.tracking.v1.tracking_pb2_grpc import TrackingServiceAsyncStub

@@ -8,8 +8,8 @@ from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from service.config import Address
+from service.front.metrics import Metrics
 from service.messages import BatchStats
-from service.metrics import Metrics
 
 NAMES = {
     "backbone_latency_seconds", "template_encode_latency_seconds", "head_latency_seconds", "decode_latency_seconds",

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from einops import rearrange
 from torch import Tensor
 from torch.nn import functional
 
@@ -25,6 +26,8 @@ def random_network(name: str) -> MixFormer:
     model = MixFormer(small(name)).eval()
     for module in model.modules():  # trained statistics are no identity
         if isinstance(module, torch.nn.BatchNorm2d):
+            assert module.running_mean is not None
+            assert module.running_var is not None
             torch.nn.init.uniform_(module.running_mean, -0.2, 0.2)
             torch.nn.init.uniform_(module.running_var, 0.5, 1.5)
     return model
@@ -43,14 +46,15 @@ def joint_attention(
     """All tokens at once with a mask that hides the search region from the templates, as the original's equations read."""
     parts = [attention.project(templates, Grid(images, sides[0])), attention.project(search, Grid(1, sides[1]))]
     queries, keys, values = (
-        torch.cat([a, b], dim=1).unflatten(-1, (attention.heads, -1)).transpose(1, 2) for a, b in zip(*parts, strict=True)
+        rearrange(torch.cat([a, b], dim=1), "b n (h d) -> b h n d", h=attention.heads) for a, b in zip(*parts, strict=True)
     )
     template_keys = parts[0][1].shape[1]
     visible = torch.ones(queries.shape[2], keys.shape[2], dtype=torch.bool)
     visible[: templates.shape[1], template_keys:] = False
     logits = (queries @ keys.transpose(-1, -2)) * attention.scale
     weights = functional.softmax(logits.masked_fill(~visible, float("-inf")), dim=-1)
-    return attention.out((weights @ values).transpose(1, 2).flatten(2))
+    attended: Tensor = attention.out((weights @ values).transpose(1, 2).flatten(2))
+    return attended
 
 
 @pytest.mark.parametrize("family", list(Family))
@@ -163,6 +167,6 @@ def test_keys_and_values_are_the_linear_outputs() -> None:
     attention = MixedAttention(StageConfig(32, 2, 1, 16, 16, 0), Family.MIXVIT)
     tokens = torch.randn(1, 16, 32)
     _, own = attention(tokens, Grid(1, 4), None)
-    keys = attention.project(tokens, Grid(1, 4))[1].unflatten(-1, (2, -1)).transpose(1, 2)
+    keys = rearrange(attention.project(tokens, Grid(1, 4))[1], "b n (h d) -> b h n d", h=2)
     assert isinstance(own, KeyValue)
     assert torch.equal(own.keys, keys)

@@ -17,8 +17,8 @@ from model.mixformer import MixFormer, Prediction
 from model.official import CheckpointError
 from service.config import SettingsError
 from service.messages import TrackItem
-from service.runner import Runner
-from service.work import Found, Refused, Work
+from service.worker.runner import Runner
+from service.worker.work import Found, Refused, Work
 
 BAD = bytes([255]) * len(tiny.search_crop())
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Collection
 import pytest
 
 from service.messages import TrackItem
-from service.scheduler import Batch, Scheduler, Waiting
+from service.worker.scheduler import Batch, Scheduler, Waiting
 
 
 def waiting(

@@ -15,8 +15,8 @@ import tiny
 from tiny import FakeTarget, Observed
 
 from service.config import ServeSettings, SettingsError
-from service.engine import Answer, Engine
 from service.errors import PoisonedFrame
+from service.front.engine import Answer, Engine
 from service.server import Backoff, Server, serve
 
 PATIENCE_SECONDS = 60.0
@@ -75,7 +75,7 @@ POISON = b"poison"
 MORTAL_WORKER = f"""
 import os, signal
 from service import worker
-from service.runner import Runner
+from service.worker.runner import Runner
 run = Runner.run
 def die_of_poison(self, works):
     if any(work.search.startswith({POISON!r}) for work in works):

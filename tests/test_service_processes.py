@@ -233,7 +233,7 @@ def alone(folder: Path, listen: str = "127.0.0.1:0", metrics: str = "127.0.0.1:0
 def test_a_taken_port_ends_the_start_with_its_name(running: Running, name: str, tmp_path: Path) -> None:
     taken = {"listen": running.address, "metrics": running.metrics.split("/")[2]}[name]
     ports = {"listen": "127.0.0.1:0", "metrics": "127.0.0.1:0"} | {name: taken}
-    with child("service.frontend", alone(tmp_path, **ports)) as front:
+    with child("service.front.frontend", alone(tmp_path, **ports)) as front:
         assert front.wait(ENDS_SECONDS) == 1
         assert front.stderr is not None
         errors = front.stderr.read().decode()
@@ -242,7 +242,7 @@ def test_a_taken_port_ends_the_start_with_its_name(running: Running, name: str, 
 
 
 def test_a_front_without_a_worker_can_be_ended(tmp_path: Path) -> None:
-    with child("service.frontend", alone(tmp_path)) as front:
+    with child("service.front.frontend", alone(tmp_path)) as front:
         assert front.stderr is not None
         front.stderr.readline()  # the metrics are up
         front.send_signal(signal.SIGTERM)
@@ -250,17 +250,17 @@ def test_a_front_without_a_worker_can_be_ended(tmp_path: Path) -> None:
 
 
 def test_a_front_ends_with_its_parent(tmp_path: Path) -> None:
-    with child("service.frontend", alone(tmp_path)) as front:
+    with child("service.front.frontend", alone(tmp_path)) as front:
         front.communicate(timeout=ENDS_SECONDS)
         assert front.returncode == 0
 
 
 def test_a_front_without_settings_says_so() -> None:
-    command = [sys.executable, "-m", "service.frontend"]
+    command = [sys.executable, "-m", "service.front.frontend"]
     done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=ENDS_SECONDS, check=False)
     assert (done.returncode, b"no settings" in done.stderr, b"Traceback" in done.stderr) == (1, True, False)
 
 
 def test_the_front_stays_without_the_network_library() -> None:
-    code = "import sys, service.frontend; sys.exit('torch' in sys.modules)"
+    code = "import sys, service.front.frontend; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], timeout=ENDS_SECONDS, check=False).returncode == 0

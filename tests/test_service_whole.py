@@ -43,7 +43,7 @@ def served(weights: Path) -> Iterator[Served]:
 
 def worker_of(parent: "subprocess.Popen[str]") -> psutil.Process:
     """The parent's present worker."""
-    return next(each for each in psutil.Process(parent.pid).children() if "service.worker" in each.cmdline())
+    return next(each for each in psutil.Process(parent.pid).children() if "service.worker.worker" in each.cmdline())
 
 
 async def test_sessions_go_on_when_their_worker_is_killed(tiny_weights: Path) -> None:

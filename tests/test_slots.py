@@ -2,7 +2,7 @@
 
 import pytest
 
-from service.slots import SlotTable
+from service.worker.slots import SlotTable
 
 FRONT, OTHER = 1, 2
 

@@ -16,7 +16,7 @@ from service.errors import (
     InvalidRequest,
     SessionNotFound,
 )
-from service.frames import Action, Command
+from service.front.frames import Action, Command
 
 PROCESSED, DROPPED, REJECTED = pb.FRAME_OUTCOME_PROCESSED, pb.FRAME_OUTCOME_DROPPED, pb.FRAME_OUTCOME_REJECTED
 ELSEWHERE = Box(200.0, 120.0, 40.0, 40.0)

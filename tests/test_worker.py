@@ -36,8 +36,8 @@ from service.messages import (
     encode,
     split,
 )
-from service.runner import Runner
-from service.worker import Worker
+from service.worker.runner import Runner
+from service.worker.worker import Worker
 
 PATIENCE_SECONDS = 30.0
 
@@ -238,7 +238,7 @@ def test_a_ping_is_answered_with_the_slots_in_use(worker: Worker, front: Attache
 
 
 def test_a_full_queue_is_not_read_into(worker: Worker, front: Attached, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("service.worker._MAX_WAITING", 1)
+    monkeypatch.setattr("service.worker.worker._MAX_WAITING", 1)
     front.say(item(1, 1))
     reader = threading.Thread(target=front.say, args=(item(2, 2),))
     reader.start()
@@ -265,7 +265,7 @@ def test_a_front_that_talks_nonsense_is_hung_up_on_and_the_others_stay(worker: W
 @contextmanager
 def process(settings: ServeSettings) -> Iterator[subprocess.Popen[bytes]]:
     """A worker process, as the parent starts it."""
-    command = [sys.executable, "-m", "service.worker"]
+    command = [sys.executable, "-m", "service.worker.worker"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE) as worker:
         assert worker.stdin is not None
         worker.stdin.write(settings.to_json() + b"\n")

@@ -8,7 +8,7 @@ from google.protobuf.duration_pb2 import Duration
 from mixformer.tracking.v1 import tracking_pb2 as pb
 from model.config import UpdateRule
 from service.errors import InvalidRequest
-from service.times import duration, seconds_of
+from service.front.times import duration, seconds_of
 
 _SEARCH_FACTORS = (1.0, 10.0)
 

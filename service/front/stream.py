@@ -10,14 +10,14 @@ from collections.abc import Awaitable, Callable
 from typing import NamedTuple
 
 from mixformer.tracking.v1 import tracking_pb2 as pb
-from service.budget import Decoded
-from service.convert import draining_message, frame_of, result_message, session_message
 from service.errors import Draining, FrameSuperseded, InvalidRequest, ServiceError
-from service.frames import Frame, FrameResult
-from service.inbox import Inbox
-from service.options import OverloadPolicy
-from service.session import Clock, Session
-from service.step import FrameTracker
+from service.front.budget import Decoded
+from service.front.convert import draining_message, frame_of, result_message, session_message
+from service.front.frames import Frame, FrameResult
+from service.front.inbox import Inbox
+from service.front.options import OverloadPolicy
+from service.front.session import Clock, Session
+from service.front.step import FrameTracker
 
 # None at the end of the client's side.
 Read = Callable[[], Awaitable[pb.TrackStreamRequest | None]]

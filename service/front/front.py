@@ -7,12 +7,12 @@ import msgspec
 from mixformer.tracking.v1 import tracking_pb2 as pb
 from model.config import VARIANTS, ModelConfig, UpdateRule
 from service.config import ServeSettings
+from service.front.metrics import Metrics
+from service.front.options import SessionOptions, options_of
+from service.front.session import Clock
+from service.front.sessions import SessionTable
+from service.front.step import FrameTracker
 from service.messages import Hello
-from service.metrics import Metrics
-from service.options import SessionOptions, options_of
-from service.session import Clock
-from service.sessions import SessionTable
-from service.step import FrameTracker
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,7 @@ from weakref import WeakKeyDictionary
 from model.crop import Image
 from model.geometry import CropBox
 from service.errors import DeviceError, PoisonedFrame, ServiceError, WorkerUnavailable
+from service.front.outbox import Item, Outbox
 from service.link import WorkerLink
 from service.messages import (
     PROTOCOL_VERSION,
@@ -42,7 +43,6 @@ from service.messages import (
     ToFront,
     ToWorker,
 )
-from service.outbox import Item, Outbox
 
 _RETRY_SECONDS = 0.05
 _PING_SECONDS = 1.0

@@ -36,10 +36,10 @@ from service.messages import (
     ToWorker,
     TrackItem,
 )
-from service.runner import Runner
-from service.scheduler import Batch, Scheduler, Waiting
-from service.slots import Lease, SlotTable
-from service.work import Found, Refused, StepTimes, Work
+from service.worker.runner import Runner
+from service.worker.scheduler import Batch, Scheduler, Waiting
+from service.worker.slots import Lease, SlotTable
+from service.worker.work import Found, Refused, StepTimes, Work
 
 _MAX_WAITING = 1024
 

@@ -20,18 +20,18 @@ from grpc_reflection.v1alpha import reflection
 from mixformer.tracking.v1 import tracking_pb2
 from mixformer.tracking.v1.tracking_pb2_grpc import add_TrackingServiceServicer_to_server
 from service import logs
-from service.budget import DecodePool
 from service.child import begin
 from service.config import ServeSettings, SettingsError, parse_address
 from service.cpu import usable_cores
-from service.engine import Engine
-from service.front import Front, model_config
+from service.front.budget import DecodePool
+from service.front.engine import Engine
+from service.front.front import Front, model_config
+from service.front.metrics import Metrics
+from service.front.servicer import TrackingServicer
+from service.front.session import Clock
+from service.front.sessions import SessionTable
+from service.front.step import FrameTracker
 from service.messages import Hello
-from service.metrics import Metrics
-from service.servicer import TrackingServicer
-from service.session import Clock
-from service.sessions import SessionTable
-from service.step import FrameTracker
 
 try:
     import uvloop

@@ -21,15 +21,15 @@ from typing import Protocol
 from model.config import ModelConfig
 from model.crop import Image
 from model.target import NonFinitePredictionError, Target, TargetReport, TargetStatus
-from service.budget import Decoded, DecodePool
 from service.config import Limits
-from service.engine import Answer, MemorySource
 from service.errors import BadBox, BadFrame, FrameSuperseded, FrameTooOld, NonFinitePrediction, NoTarget, ServiceError
-from service.frames import Frame, FrameResult, Outcome, Timing
-from service.metrics import Metrics
-from service.options import SessionOptions
-from service.session import Clock, Session
-from service.targets import Kit, command, rebuilt, without_removed
+from service.front.budget import Decoded, DecodePool
+from service.front.engine import Answer, MemorySource
+from service.front.frames import Frame, FrameResult, Outcome, Timing
+from service.front.metrics import Metrics
+from service.front.options import SessionOptions
+from service.front.session import Clock, Session
+from service.front.targets import Kit, command, rebuilt, without_removed
 
 _log = logging.getLogger(__name__)
 

@@ -5,14 +5,14 @@ import logging
 from collections.abc import AsyncIterator
 
 from mixformer.tracking.v1 import tracking_pb2 as pb
-from service.caller import client_of, session_named
 from service.errors import Draining, InvalidRequest, SessionNotFound, TooManyStreams
-from service.front import Front
-from service.holder import Holder
-from service.options import SessionOptions
-from service.session import Session
-from service.status import Context
-from service.stream import Read, Stream
+from service.front.caller import client_of, session_named
+from service.front.front import Front
+from service.front.holder import Holder
+from service.front.options import SessionOptions
+from service.front.session import Session
+from service.front.status import Context
+from service.front.stream import Read, Stream
 
 _FIRST_MESSAGE_SECONDS = 30.0
 

@@ -8,8 +8,8 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from service.errors import InvalidRequest, ServiceError, SessionNotFound, TooManySessions
-from service.options import SessionOptions
-from service.session import Clock, Session
+from service.front.options import SessionOptions
+from service.front.session import Clock, Session
 
 MAX_ID_CHARACTERS = 128
 MAX_PAGE = 1000

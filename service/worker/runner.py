@@ -21,7 +21,7 @@ from service.config import ServeSettings
 from service.cpu import usable_cores
 from service.device import choose_device, choose_dtype
 from service.messages import PROTOCOL_VERSION, Hello, TrackItem
-from service.work import Found, Refused, StepResult, StepTimes, Work
+from service.worker.work import Found, Refused, StepResult, StepTimes, Work
 
 _CPU_POOL_BYTES = 512 * 1024 * 1024
 _CUDA_POOL_SHARE = 0.25

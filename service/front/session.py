@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from model.target import Target
 from service.errors import FrameOutOfOrder, Overloaded, ServiceError, SessionBusy, SessionTakenOver
-from service.holder import Holder
-from service.options import SessionOptions
+from service.front.holder import Holder
+from service.front.options import SessionOptions
 
 MAX_QUEUED_CALLS = 16
 

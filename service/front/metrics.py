@@ -10,7 +10,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disa
 
 from model.target import TargetStatus
 from service.config import Address
-from service.frames import FrameResult, Outcome
+from service.front.frames import FrameResult, Outcome
 from service.messages import BatchStats, Hello
 
 # 0.5 ms (one tiny crop on a GPU) to 5 s (a large network on a busy CPU).

@@ -8,11 +8,11 @@ from model.geometry import Box
 from model.target import TargetReport
 from service.decode import Payload, RawImage
 from service.errors import ServiceError
-from service.frames import Action, Command, Frame, FrameResult
-from service.options import options_message
-from service.session import Session
-from service.targets import MAX_COMMANDS
-from service.times import duration, seconds_of, timestamp
+from service.front.frames import Action, Command, Frame, FrameResult
+from service.front.options import options_message
+from service.front.session import Session
+from service.front.targets import MAX_COMMANDS
+from service.front.times import duration, seconds_of, timestamp
 
 
 def frame_of(frame: pb.Frame, commands: Sequence[pb.TargetCommand], arrived_at: float) -> Frame:

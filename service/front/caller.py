@@ -3,7 +3,7 @@
 from urllib.parse import unquote
 
 from service.errors import InvalidRequest
-from service.status import Context
+from service.front.status import Context
 
 SESSION_METADATA = "x-session-id"
 _LOCAL = "local"

@@ -5,16 +5,16 @@ import logging
 
 from mixformer.tracking.v1 import tracking_pb2 as pb
 from mixformer.tracking.v1.tracking_pb2_grpc import TrackingServiceServicer
-from service.caller import client_of, session_named
-from service.convert import frame_of, result_message, session_message
-from service.door import Door
 from service.errors import InvalidRequest, SessionNotFound
-from service.frames import Action, Frame
-from service.front import Front
-from service.options import SessionOptions
-from service.session import Session
-from service.status import Context, answered
-from service.streams import Requests, Streams
+from service.front.caller import client_of, session_named
+from service.front.convert import frame_of, result_message, session_message
+from service.front.door import Door
+from service.front.frames import Action, Frame
+from service.front.front import Front
+from service.front.options import SessionOptions
+from service.front.session import Session
+from service.front.status import Context, answered
+from service.front.streams import Requests, Streams
 
 _BEGINS_A_SESSION = {Action.INITIALIZE, Action.ENSURE}
 
