@@ -73,7 +73,9 @@ def held_out_videos(shards: Shards) -> list[list[Record]]:
 
 
 def vanishing(shards: Shards, videos: Sequence[Sequence[Record]]) -> Iterator[Iterable[Shot]]:
-    """Every video, each cut after its end to the next video, where its target is not."""
+    """Every video, each cut after its end to the next video, where its target is not. Raises ValueError below two videos."""
+    if len(videos) < 2:
+        raise ValueError(f"{len(videos)} held-out videos: a target can only vanish into another one")
     for frames, other in pairwise([*videos, videos[0]]):
         shown = [Shot(shards.image(record), record.boxes[0]) for record in frames]
         height, width = shown[0].image.shape[:2]
@@ -82,12 +84,17 @@ def vanishing(shards: Shards, videos: Sequence[Sequence[Record]]) -> Iterator[It
 
 
 def calibrated(loaded: LoadedModel, scenes: Sequence[Iterable[Shot]]) -> UpdateRule:
-    """The weights' rule with thresholds of their own.
+    """The weights' rule with the thresholds that fit what its tracker sees in `scenes` with its first template alone."""
+    rule = replace(loaded.update_rule, update_interval=_NEVER)
+    return fitted(loaded.update_rule, [sight for scene in scenes for sight in watch(loaded, rule, scene)])
+
+
+def fitted(rule: UpdateRule, sights: Sequence[Sight]) -> UpdateRule:
+    """The rule with thresholds that fit these sights; there must be good and bad ones among them.
 
     A score is uncertain below the value that best parts good boxes from bad ones, and a lost target is found above it; it is
     low below what all but GOOD_CALLED_LOST of the good boxes reach; the better half of the good boxes may become templates.
     """
-    sights = [sight for scene in scenes for sight in watch(loaded, replace(loaded.update_rule, update_interval=_NEVER), scene)]
     good = np.array([sight.score for sight in sights if sight.is_good])
     bad = np.array([sight.score for sight in sights if sight.is_bad])
     thresholds = np.linspace(0.01, 0.99, 99)
@@ -96,7 +103,7 @@ def calibrated(loaded: LoadedModel, scenes: Sequence[Iterable[Shot]]) -> UpdateR
     lost = min(uncertain, float(np.quantile(good, GOOD_CALLED_LOST)))
     candidate = max(uncertain, float(np.median(good)))
     return replace(
-        loaded.update_rule, candidate_threshold=round(candidate, 3), uncertain_threshold=round(uncertain, 3),
+        rule, candidate_threshold=round(candidate, 3), uncertain_threshold=round(uncertain, 3),
         lost_threshold=round(lost, 3), found_threshold=round(uncertain, 3), renew_when_uncertain=False,
     )  # fmt: skip
 

@@ -1,0 +1,66 @@
+"""Thresholds read off scores, and how far the status they give can be trusted."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from shards import write_shards
+
+from model.checkpoint import load_model
+from model.config import UpdateRule
+from model.geometry import Box
+from model.target import TargetStatus
+from training.calibrate import Shot, Sight, fitted, held_out_videos, reliability, roc_area, vanishing, watch
+
+TRACKED = TargetStatus.TRACKED
+
+
+def sights(scores: list[float], overlap: float | None) -> list[Sight]:
+    return [Sight(score, overlap, TRACKED) for score in scores]
+
+
+def test_uncertain_parts_good_from_bad_and_lost_spares_the_good() -> None:
+    good = sights([0.05, *np.linspace(0.6, 0.99, 99).tolist()], 0.8)
+    rule = fitted(UpdateRule(update_interval=7), good + sights([0.1, 0.2, 0.3, 0.45], 0.0) + sights([0.2], None))
+    assert 0.45 < rule.uncertain_threshold <= 0.61
+    assert rule.lost_threshold <= rule.uncertain_threshold == rule.found_threshold
+    assert np.mean([sight.score < rule.lost_threshold for sight in good]) <= 0.02
+    assert rule.candidate_threshold == pytest.approx(0.79, abs=0.02)
+    assert (rule.update_interval, rule.renew_when_uncertain) == (7, False)
+
+
+def test_overlap_between_good_and_bad_says_nothing() -> None:
+    good_and_bad = sights([0.9] * 5, 0.9) + sights([0.1] * 5, 0.1)
+    assert fitted(UpdateRule(), good_and_bad) == fitted(UpdateRule(), good_and_bad + sights([0.5] * 50, 0.35))
+
+
+@pytest.mark.parametrize(("higher", "lower", "area"), [([0.9, 0.8], [0.1], 1.0), ([0.5], [0.5], 0.5), ([0.2, 0.6], [0.4], 0.5)])
+def test_roc_area_is_the_share_of_pairs_in_order(higher: list[float], lower: list[float], area: float) -> None:
+    assert roc_area(higher, lower) == area
+
+
+def test_every_scene_ends_where_its_target_is_not(tmp_path: Path) -> None:
+    shards = write_shards(tmp_path)
+    (held_out,) = held_out_videos(shards)
+    other = [record for record in shards.training() if record.sequence == "swan"]
+    first, second = (list(scene) for scene in vanishing(shards, [held_out, other]))
+    assert [shot.box is None for shot in first] == [False] * len(held_out) + [True] * len(other)
+    assert {shot.image.shape for shot in first} == {first[0].image.shape}
+    assert np.array_equal(first[-1].image, second[len(other) - 1].image)
+
+
+def test_one_video_alone_is_refused(tmp_path: Path) -> None:
+    shards = write_shards(tmp_path)
+    with pytest.raises(ValueError, match="1 held-out videos"):
+        list(vanishing(shards, held_out_videos(shards)))
+
+
+def test_reliability_counts_from_the_frame_that_lost_the_target(tiny_weights: Path) -> None:
+    loaded = load_model(tiny_weights)
+    image = np.random.default_rng(0).integers(0, 255, (120, 160, 3), dtype=np.uint8)
+    scene = [Shot(image, Box(40, 40, 30, 30))] * 3 + [Shot(image, None)] * 6
+    always_lost = UpdateRule(lost_threshold=1.0, found_threshold=1.0, lost_after=4)
+    assert len(watch(loaded, always_lost, scene)) == 8
+    assert reliability(loaded, always_lost, [scene]).frames_until_lost == (2,)  # two frames were low before it went
+    never_lost = UpdateRule(lost_threshold=0.0)
+    assert reliability(loaded, never_lost, [scene]).frames_until_lost == (6,)
