@@ -4,6 +4,8 @@
 # make check   lint, format, types, API lint, generated stubs fresh
 # make proto   generate the gRPC stubs again after a change to tracking.proto
 # make lock    resolve requirements.lock again after a change to the dependencies
+# make image-locks   the same for the image: deploy/image/*.lock
+# make deploy-check  what watches and runs the service, by the tools it is for (needs promtool)
 
 PYTHON ?= python3
 TORCH_INDEX ?=
@@ -13,7 +15,7 @@ PROTO := mixformer/tracking/v1/tracking
 STUBS := $(addprefix $(PROTO)_,pb2.py pb2.pyi pb2_grpc.py pb2_grpc.pyi)
 CODE := $(wildcard model service training benchmarks deploy tests)
 
-.PHONY: setup demo test check stubs-fresh proto lock clean
+.PHONY: setup demo test check stubs-fresh proto lock image-locks deploy-check clean
 
 setup: $(READY)
 
@@ -55,6 +57,20 @@ stubs-fresh: setup
 lock: setup
 	$(BIN)/uv pip compile pyproject.toml --extra demo --extra train --extra dev --universal --python-version 3.11 \
 		--generate-hashes --no-emit-index-url --no-header --quiet --upgrade --output-file requirements.lock
+
+# The image's dependencies with torch, all with hashes, for Python 3.11 on x86-64. CPU_TORCH says where torch's CPU build is.
+CPU_TORCH ?= --torch-backend cpu
+IMAGE_LOCK = $(BIN)/uv pip compile pyproject.toml - --constraint requirements.lock --python-version 3.11 \
+	--python-platform x86_64-manylinux_2_28 --generate-hashes --no-emit-index-url --no-header --no-annotate --quiet
+
+image-locks: setup
+	echo "torch==2.13.0" | $(IMAGE_LOCK) --output-file deploy/image/cuda.lock
+	echo "torch==2.13.0+cpu" | $(IMAGE_LOCK) $(CPU_TORCH) --output-file deploy/image/cpu.lock
+
+deploy-check:
+	promtool check config --syntax-only deploy/prometheus/prometheus.yml
+	promtool check rules deploy/prometheus/rules/*.yml
+	promtool test rules deploy/prometheus/tests/*.yml
 
 clean:
 	rm -rf .venv build demo_output *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -1,0 +1,160 @@
+"""The files that run and watch the service, held against the service: metrics, settings, ports, pins."""
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from fake_front import HELLO
+
+from service.config import load_settings
+from service.front.metrics import LATENCY_BUCKETS, Metrics
+
+ROOT = Path(__file__).parents[1]
+DEPLOY = ROOT / "deploy"
+DASHBOARDS = sorted((DEPLOY / "grafana" / "dashboards").glob("*.json"))
+RULES = sorted((DEPLOY / "prometheus" / "rules").glob("*.yml"))
+COMPOSE = [ROOT / "docker-compose.yml", DEPLOY / "compose.cpu.yml"]
+IMAGE_LOCKS = sorted((DEPLOY / "image").glob("*.lock"))
+SAMPLES = {"histogram": ("_bucket", "_sum", "_count"), "counter": ("_total",), "gauge": ("",)}
+
+
+class ComposeLoader(yaml.SafeLoader):
+    """YAML with compose's `!reset`, which takes out what an earlier file has put in."""
+
+
+ComposeLoader.add_constructor("!reset", lambda loader, node: None)
+
+
+def parsed(path: Path) -> Any:
+    return yaml.load(path.read_text(), ComposeLoader)
+
+
+def exported() -> dict[str, str]:
+    """Every metric of the service with its type, as Prometheus sees it."""
+    metrics = Metrics()
+    metrics.on_hello(HELLO, "1.2.3")
+    return {family.name: family.type for family in metrics.registry.collect()}
+
+
+def rules() -> list[dict[str, Any]]:
+    return [rule for path in RULES for group in parsed(path)["groups"] for rule in group["rules"]]
+
+
+def panels(dashboard: Path) -> list[dict[str, Any]]:
+    return [panel for panel in json.loads(dashboard.read_text())["panels"] if panel["type"] != "row"]
+
+
+def expressions() -> Iterator[str]:
+    """All that is asked of Prometheus."""
+    yield from (rule["expr"] for rule in rules())
+    yield from (target["expr"] for path in DASHBOARDS for panel in panels(path) for target in panel["targets"])
+
+
+def test_every_metric_that_is_asked_for_is_exported_or_recorded() -> None:
+    samples = {name + suffix for name, kind in exported().items() for suffix in SAMPLES[kind]}
+    recorded = {rule["record"] for rule in rules() if "record" in rule}
+    asked = {name for each in expressions() for name in re.findall(r"[a-z_:]*mixformer_[a-z0-9_:]+", each)}
+    assert asked - samples - recorded == set()
+    assert len(asked & samples) > 20
+
+
+def test_every_exported_metric_is_on_a_dashboard() -> None:
+    shown = " ".join(target["expr"] for path in DASHBOARDS for panel in panels(path) for target in panel["targets"])
+    shown += " ".join(rule["expr"] for rule in rules() if rule.get("record", "") in shown)
+    assert [name for name in exported() if name not in shown] == []
+
+
+def test_every_bound_that_is_asked_for_is_one_of_the_histograms() -> None:
+    bounds = {bound for each in expressions() for bound in re.findall(r'le="([^"]+)"', each)}
+    assert bounds
+    assert bounds <= {str(bound) for bound in LATENCY_BUCKETS}
+
+
+@pytest.mark.parametrize("dashboard", DASHBOARDS, ids=lambda path: path.stem)
+def test_a_dashboard_reads_from_the_data_source_that_is_provisioned(dashboard: Path) -> None:
+    (source,) = parsed(DEPLOY / "grafana" / "provisioning" / "datasources" / "prometheus.yml")["datasources"]
+    used = {target["datasource"]["uid"] for panel in panels(dashboard) for target in panel["targets"]}
+    assert used == {source["uid"]}
+    ids = [panel["id"] for panel in panels(dashboard)]
+    assert len(set(ids)) == len(ids)
+
+
+def test_dashboards_are_told_apart_by_their_uid() -> None:
+    assert len({json.loads(path.read_text())["uid"] for path in DASHBOARDS}) == len(DASHBOARDS) == 2
+
+
+@pytest.mark.parametrize("dashboard", DASHBOARDS, ids=lambda path: path.stem)
+def test_no_panels_lie_on_each_other(dashboard: Path) -> None:
+    cells = [
+        (column, line)
+        for place in (panel["gridPos"] for panel in json.loads(dashboard.read_text())["panels"])
+        for column in range(place["x"], place["x"] + place["w"])
+        for line in range(place["y"], place["y"] + place["h"])
+    ]
+    assert len(set(cells)) == len(cells)
+    assert max(column for column, _ in cells) < 24
+
+
+@pytest.mark.parametrize("path", COMPOSE, ids=lambda path: path.name)
+def test_compose_sets_only_settings_that_the_service_has(path: Path) -> None:
+    environment = parsed(path)["services"]["tracker"]["environment"]
+    given = {name: re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", str(value)) for name, value in environment.items()}
+    assert load_settings({}, given) != load_settings({}, {})
+
+
+def test_compose_listens_inside_and_publishes_on_loopback() -> None:
+    services = parsed(ROOT / "docker-compose.yml")["services"]
+    environment = services["tracker"]["environment"]
+    settings = load_settings({}, {name: environment[name] for name in ("MIXFORMER_LISTEN", "MIXFORMER_METRICS")})
+    assert (settings.listen, settings.metrics) == ("0.0.0.0:50051", "0.0.0.0:9090")
+    published = [port for each in services.values() for port in each.get("ports", [])]
+    assert len(published) == 3
+    assert all(port.startswith("${BIND_ADDRESS:-127.0.0.1}:") for port in published)
+
+
+def test_the_cpu_file_takes_the_gpu_away() -> None:
+    base, cpu = (parsed(path)["services"]["tracker"] for path in COMPOSE)
+    (reserved,) = base["deploy"]["resources"]["reservations"]["devices"]
+    assert reserved["capabilities"] == ["gpu"]
+    assert cpu["deploy"] is None
+    assert cpu["build"]["args"] == {"TORCH": "cpu"}
+
+
+def test_the_files_that_compose_mounts_are_there() -> None:
+    services = parsed(ROOT / "docker-compose.yml")["services"]
+    mounts = [mount for each in services.values() for mount in each.get("volumes", []) if str(mount).startswith("./")]
+    assert len(mounts) == 5
+    assert [mount for mount in mounts if not (ROOT / mount.split(":")[0]).is_dir()] == []
+
+
+def test_env_example_lists_the_variables_of_compose_with_their_defaults() -> None:
+    used = dict(re.findall(r"\$\{(\w+):-([^}]*)\}", (ROOT / "docker-compose.yml").read_text()))
+    listed = dict(re.findall(r"^# (\w+)=(.*)$", (ROOT / ".env.example").read_text(), re.MULTILINE))
+    assert listed.keys() == used.keys()
+    assert {name: value for name, value in listed.items() if value != used[name]} == {"GRAFANA_WITHOUT_ADMIN": "false"}
+
+
+def test_prometheus_scrapes_where_the_tracker_listens() -> None:
+    jobs = {job["job_name"]: job for job in parsed(DEPLOY / "prometheus" / "prometheus.yml")["scrape_configs"]}
+    assert jobs["mixformer"]["static_configs"] == [{"targets": ["tracker:9090"]}]
+    assert all('job="mixformer"' in rule["expr"] for rule in rules() if "rate(" in rule["expr"])
+
+
+def pins(path: Path) -> dict[str, set[str]]:
+    found: dict[str, set[str]] = {}
+    for name, version in re.findall(r"^([a-z0-9-]+)==([^ ;]+)", path.read_text(), re.MULTILINE):
+        found.setdefault(name, set()).add(version)
+    return found
+
+
+@pytest.mark.parametrize("lock", IMAGE_LOCKS, ids=lambda path: path.stem)
+def test_the_image_holds_the_versions_that_are_tested(lock: Path) -> None:
+    tested, image = pins(ROOT / "requirements.lock"), pins(lock)
+    assert {name: found for name, found in image.items() if name in tested and not found <= tested[name]} == {}
+    assert image["torch"] == {"2.13.0+cpu" if lock.stem == "cpu" else "2.13.0"}
+    entries = re.split(r"\n(?=[a-z])", lock.read_text().strip())
+    assert [entry for entry in entries if "--hash=sha256:" not in entry] == []
