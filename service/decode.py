@@ -6,10 +6,13 @@ JPEG goes through libjpeg-turbo directly (simplejpeg: half of OpenCV's time) and
 missing half of a truncated frame with grey would have the tracker learn it. PNG and WebP go through OpenCV; a PNG's chunks
 are checked before, because OpenCV 5 allocates whatever length a damaged one claims (2 GB, 5 s). Animations are refused.
 Orientation tags are ignored: boxes are in the pixels as sent.
+
+A JPEG need only be decoded down to the last row that a crop looks at (`decode_top`): its header is told a smaller height.
 """
 
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -18,11 +21,28 @@ import simplejpeg
 from model.crop import Image
 from service.config import Limits
 from service.errors import BadFrame, FrameTooLarge
-from service.headers import JPEG, JPEG_ERRORS, PNG, START_OF_SCAN, Size, check_chunks, check_scans, encoded_size
+from service.headers import (
+    JPEG,
+    JPEG_ERRORS,
+    PNG,
+    START_OF_SCAN,
+    Size,
+    check_chunks,
+    check_scans,
+    encoded_size,
+    single_scan,
+    with_height,
+)
 
 # Clipping keeps at least 10 pixels of every box inside the frame (model/geometry.py).
 MIN_SIDE = 10
 _END_OF_IMAGE = b"\xff\xd9"
+# Chroma is interpolated from the rows below, and blocks are decoded in rows of up to 32 pixels.
+_ROWS_BELOW = 32
+# Above this share of the rows the whole picture costs hardly more.
+_LARGEST_TOP = 0.75
+# What libjpeg says, after the last row, of the bytes of the rows that it was not told of.
+_STOPPED = "extraneous bytes before marker 0xd9"
 # What strict decoding refuses although many cameras send it and nothing of the picture is missing.
 _HARMLESS = ("extraneous bytes before marker", "Invalid SOS parameters")
 
@@ -49,6 +69,13 @@ class RawImage:
 Payload = bytes | RawImage
 
 
+class Top(NamedTuple):
+    """A picture, uint8 RGB [H, W, 3], of which the first `rows` rows are decoded and the others black."""
+
+    image: Image
+    rows: int
+
+
 def decode(payload: Payload, limits: Limits) -> Image:
     """The picture as uint8 RGB [H, W, 3]. Raises FrameTooLarge over the limits, BadFrame where it is no whole picture."""
     size = picture_size(payload, limits)
@@ -58,6 +85,25 @@ def decode(payload: Payload, limits: Limits) -> Image:
     if image.shape != (size.height, size.width, 3):
         raise BadFrame(f"header says {size.width}x{size.height}, the picture is {image.shape[1]}x{image.shape[0]}")
     return image
+
+
+def decode_top(payload: Payload, limits: Limits, rows: int) -> Top:
+    """The picture with at least its first `rows` rows, each equal to that of `decode`; with all of them where that costs little
+    more, or the format has no way to stop. Raises as `decode` does, for what it has seen.
+    """
+    size = picture_size(payload, limits)
+    decoded = max(0, rows) + _ROWS_BELOW
+    if isinstance(payload, bytes) and payload.startswith(JPEG) and decoded <= _LARGEST_TOP * size.height:
+        # Pages that nobody writes to are never allocated.
+        image = np.zeros((size.height, size.width, 3), np.uint8)
+        if _decode_rows(payload, image[:decoded]):
+            return Top(image, rows)
+    return Top(decode(payload, limits), size.height)
+
+
+def decode_rest(data: bytes, image: Image) -> None:
+    """Decode the picture that `decode_top` stopped in, once more, in its place and whole. Raises BadFrame."""
+    _decode_jpeg(data, image)
 
 
 def picture_size(payload: Payload, limits: Limits) -> Size:
@@ -113,16 +159,28 @@ def _convert(pixels: Image, code: int) -> Image:
     return cv2.cvtColor(pixels, code).astype(np.uint8, copy=False)
 
 
-def _decode_jpeg(data: bytes, *, strict: bool = True) -> Image:
+def _decode_jpeg(data: bytes, into: Image | None = None, *, strict: bool = True) -> Image:
     check_scans(data)
     try:
-        image: Image = simplejpeg.decode_jpeg(data, "RGB", strict=strict)
+        image: Image = simplejpeg.decode_jpeg(data, "RGB", buffer=into, strict=strict)
     except JPEG_ERRORS as error:
         is_whole = data.rfind(_END_OF_IMAGE) > data.rfind(START_OF_SCAN)
         if strict and is_whole and any(words in str(error) for words in _HARMLESS):
-            return _decode_jpeg(data, strict=False)
+            return _decode_jpeg(data, into, strict=False)
         raise BadFrame(f"JPEG cannot be decoded: {error}") from error
     return image
+
+
+def _decode_rows(data: bytes, into: Image) -> bool:
+    """The first rows of a whole JPEG into `into`; whether that went well."""
+    scan = single_scan(data)
+    if scan is None or data.rfind(_END_OF_IMAGE) < scan.scan_at:
+        return False
+    try:
+        simplejpeg.decode_jpeg(with_height(data, scan, len(into)), "RGB", buffer=into)
+    except JPEG_ERRORS as error:
+        return _STOPPED in str(error)
+    return True
 
 
 def _decode_other(data: bytes) -> Image:

@@ -12,12 +12,19 @@ JPEG = b"\xff\xd8\xff"
 PNG = b"\x89PNG\r\n\x1a\n"
 # A progressive JPEG needs about ten; with thousands a few MB keep a thread busy for minutes.
 MAX_JPEG_SCANS = 100
+# Cameras write about ten before the first scan.
+MAX_JPEG_SEGMENTS = 100
 # Encoders write chunks of 8 KiB or more.
 MAX_PNG_CHUNKS = 10_000
 START_OF_SCAN = b"\xff\xda"
 # simplejpeg looks unknown sampling factors up in a dict, and lets the KeyError out.
 JPEG_ERRORS = (ValueError, KeyError)
 _WEBP_ANIMATED = 0x02
+# Of https://www.w3.org/Graphics/JPEG/itu-t81.pdf, table B.1: frames that are decoded row by row, the start of a scan, and
+# what no plain header holds: markers without a length, and restart intervals (at whose markers decoders mend the picture).
+_SEQUENTIAL = (0xC0, 0xC1)
+_SCAN = 0xDA
+_NOT_PLAIN = (0x01, *range(0xD0, 0xDA), 0xDD)
 
 
 class Size(NamedTuple):
@@ -37,9 +44,40 @@ def encoded_size(data: bytes) -> Size:
     raise BadFrame(f"{len(data)} bytes are no JPEG, PNG or WebP")
 
 
+class SingleScan(NamedTuple):
+    """Where a JPEG that is decoded in one go, from top to bottom, keeps its height (two bytes) and its one scan begins."""
+
+    height_at: int
+    scan_at: int
+
+
+def single_scan(data: bytes) -> SingleScan | None:
+    """None where a JPEG is progressive, has several scans or restart intervals, or is not plain enough to say.
+
+    Goes through the segments as libjpeg does: what it calls a single scan cannot have another one for the decoder.
+    """
+    at, frame_at = 2, -1
+    for _ in range(MAX_JPEG_SEGMENTS):
+        if data[at : at + 1] != b"\xff" or len(data) < at + 5 or data[at + 1] in _NOT_PLAIN:
+            return None
+        if data[at + 1] == _SCAN:
+            # A single scan holds as many components as the frame has.
+            is_single = frame_at > 0 and data[at + 4 : at + 5] == data[frame_at + 9 : frame_at + 10]
+            return SingleScan(frame_at + 5, at) if is_single else None
+        if data[at + 1] in _SEQUENTIAL:
+            frame_at = at
+        at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+    return None
+
+
+def with_height(data: bytes, scan: SingleScan, rows: int) -> bytes:
+    """The same JPEG, of only its first `rows` rows: a decoder stops there and leaves the rest of the bytes alone."""
+    return b"".join((data[: scan.height_at], rows.to_bytes(2, "big"), data[scan.height_at + 2 :]))
+
+
 def check_scans(data: bytes) -> None:
     """Raises BadFrame where a JPEG has more scans than any camera sends. Reads all bytes: 0.4 ms for 300 KB."""
-    if data.count(START_OF_SCAN) > MAX_JPEG_SCANS:
+    if single_scan(data) is None and data.count(START_OF_SCAN) > MAX_JPEG_SCANS:
         raise BadFrame(f"JPEG of more than {MAX_JPEG_SCANS} scans")
 
 
