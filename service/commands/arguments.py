@@ -92,6 +92,9 @@ def _add_loadtest(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--size", type=parse_size, default=(1280, 720), metavar="WxH", help="size of the made-up frames (default: 1280x720)"
     )  # fmt: skip
+    parser.add_argument(
+        "--export-ghz", type=Path, metavar="FOLDER", help="send nothing: write the frames as data files for ghz (deploy/ghz)"
+    )  # fmt: skip
     parser.add_argument("--policy", choices=OVERLOAD_POLICIES, default="block", help="default: %(default)s")
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")
     parser.set_defaults(module="service.commands.loadtest")

@@ -13,6 +13,7 @@ from mixformer.tracking.v1 import tracking_pb2 as pb
 from service.client import ClientError, TrackingClient, TrackingStream, to_frame
 from service.commands.clip import Clip, made_up_clip, recorded_clip
 from service.commands.command import CommandError
+from service.commands.ghz import export
 from service.commands.pace import Schedule, paced, spread
 from service.commands.tally import LoadReport, Tally
 from service.errors import ServiceError
@@ -25,8 +26,14 @@ POLICIES = {"block": pb.OVERLOAD_POLICY_BLOCK, "drop-oldest": pb.OVERLOAD_POLICY
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Load the server and print what came of it. The exit code: 1 where a stream failed or a frame was rejected or unanswered."""
+    """Load the server and print what came of it, or only write the clip down for ghz.
+
+    The exit code: 1 where a stream failed or a frame was rejected or unanswered.
+    """
     clip = _clip(arguments)
+    if arguments.export_ghz is not None:
+        print(*export(clip, arguments.export_ghz), sep="\n")
+        return 0
     report = asyncio.run(_load(arguments, clip))
     print(msgspec.json.encode(report).decode() if arguments.json else report.to_table())
     return 1 if report.stream_errors or report.rejected or report.unanswered else 0
