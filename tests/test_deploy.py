@@ -11,6 +11,8 @@ import yaml
 from fake_front import HELLO
 
 from service.config import load_settings
+from service.front.caller import SESSION_METADATA
+from service.front.frontend import LIVE
 from service.front.metrics import LATENCY_BUCKETS, Metrics
 
 ROOT = Path(__file__).parents[1]
@@ -18,6 +20,7 @@ DEPLOY = ROOT / "deploy"
 DASHBOARDS = sorted((DEPLOY / "grafana" / "dashboards").glob("*.json"))
 RULES = sorted((DEPLOY / "prometheus" / "rules").glob("*.yml"))
 COMPOSE = [ROOT / "docker-compose.yml", DEPLOY / "compose.cpu.yml"]
+KUBERNETES = DEPLOY / "kubernetes"
 IMAGE_LOCKS = sorted((DEPLOY / "image").glob("*.lock"))
 SAMPLES = {"histogram": ("_bucket", "_sum", "_count"), "counter": ("_total",), "gauge": ("",)}
 
@@ -142,6 +145,45 @@ def test_prometheus_scrapes_where_the_tracker_listens() -> None:
     jobs = {job["job_name"]: job for job in parsed(DEPLOY / "prometheus" / "prometheus.yml")["scrape_configs"]}
     assert jobs["mixformer"]["static_configs"] == [{"targets": ["tracker:9090"]}]
     assert all('job="mixformer"' in rule["expr"] for rule in rules() if "rate(" in rule["expr"])
+
+
+def manifests() -> dict[tuple[str, str], Any]:
+    """What Kubernetes gets, by kind and name."""
+    listed = parsed(KUBERNETES / "kustomization.yaml")["resources"]
+    every = [each for name in listed for each in yaml.safe_load_all((KUBERNETES / name).read_text())]
+    return {(each["kind"], each["metadata"]["name"]): each for each in every}
+
+
+def test_kustomize_takes_every_file_of_its_folder() -> None:
+    kustomization = parsed(KUBERNETES / "kustomization.yaml")
+    taken = {*kustomization["resources"], *(name for each in kustomization["configMapGenerator"] for name in each["files"])}
+    assert taken == {path.name for path in KUBERNETES.glob("*.yaml")} - {"kustomization.yaml"}
+
+
+def test_kubernetes_asks_for_health_where_and_as_the_service_gives_it() -> None:
+    pod = manifests()["Deployment", "tracker"]["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    settings = load_settings({}, {each["name"]: each["value"] for each in container["env"]})
+    ports = {each["name"]: each["containerPort"] for each in container["ports"]}
+    assert (settings.listen, settings.metrics) == (f"0.0.0.0:{ports['grpc']}", f"0.0.0.0:{ports['metrics']}")
+    assert container["readinessProbe"]["grpc"] == container["startupProbe"]["grpc"] == {"port": ports["grpc"]}
+    assert container["livenessProbe"]["grpc"] == {"port": ports["grpc"], "service": LIVE}
+    announced = int(container["lifecycle"]["preStop"]["exec"]["command"][1])
+    assert pod["terminationGracePeriodSeconds"] > announced + settings.grace_seconds + 10
+
+
+def test_envoy_keeps_a_session_on_its_tracker_and_a_stream_without_end() -> None:
+    resources = parsed(KUBERNETES / "envoy-config.yaml")["static_resources"]
+    (chain,) = resources["listeners"][0]["filter_chains"]
+    connection = chain["filters"][0]["typed_config"]
+    route = connection["route_config"]["virtual_hosts"][0]["routes"][0]["route"]
+    assert route["hash_policy"][0] == {"header": {"header_name": SESSION_METADATA}}
+    assert (route["timeout"], connection["stream_idle_timeout"]) == ("0s", "0s")
+    (cluster,) = resources["clusters"]
+    address = cluster["load_assignment"]["endpoints"][0]["lb_endpoints"][0]["endpoint"]["address"]["socket_address"]
+    tracker = manifests()["Service", address["address"]]["spec"]
+    assert (tracker["clusterIP"], cluster["lb_policy"]) == ("None", "RING_HASH")
+    assert address["port_value"] in {port["port"] for port in tracker["ports"]}
 
 
 def pins(path: Path) -> dict[str, set[str]]:
