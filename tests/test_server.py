@@ -74,7 +74,7 @@ HOPELESS_WORKER = CHILD + "sys.exit(EXIT_BAD_SETTINGS)"
 POISON = b"poison"
 MORTAL_WORKER = f"""
 import os, signal
-from service import worker
+from service.worker import worker
 from service.worker.runner import Runner
 run = Runner.run
 def die_of_poison(self, works):
@@ -219,7 +219,8 @@ async def linked(tiny_weights: Path, tmp_path_factory: pytest.TempPathFactory) -
     server = asyncio.create_task(Server(settings, ("-c", MORTAL_WORKER), ("-c", FRONT)).run())
     observed = Observed()
     engine = Engine(settings.worker_socket, PATIENCE_SECONDS, observed)
-    hello = await engine.connect()
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        hello = await engine.connect()
     yield Linked(engine, observed, hello.pid)
     await engine.close()
     os.kill(os.getpid(), signal.SIGTERM)

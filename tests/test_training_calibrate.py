@@ -29,6 +29,10 @@ def test_uncertain_parts_good_from_bad_and_lost_spares_the_good() -> None:
     assert (rule.update_interval, rule.renew_when_uncertain) == (7, False)
 
 
+def test_scores_at_the_top_leave_room_for_a_template() -> None:
+    assert fitted(UpdateRule(), sights([0.9999] * 9, 0.9) + sights([0.1], 0.0)).candidate_threshold == 0.99
+
+
 def test_overlap_between_good_and_bad_says_nothing() -> None:
     good_and_bad = sights([0.9] * 5, 0.9) + sights([0.1] * 5, 0.1)
     assert fitted(UpdateRule(), good_and_bad) == fitted(UpdateRule(), good_and_bad + sights([0.5] * 50, 0.35))

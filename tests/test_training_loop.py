@@ -63,7 +63,7 @@ def test_loss_falls(sources: Sources, tmp_path: Path) -> None:
 def test_resumed_run_equals_an_unbroken_one(sources: Sources, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = recipe(phase(5, search=48), phase(5), phase(4, part="score", absent=0.5))
     unbroken = loop.Trainer(whole, sources, tmp_path / "unbroken", None, "cpu").run().state_dict()
-    for stop_at in (4, 3):  # once in the first phase, once in the second
+    for stop_at in (4, 3, 7):  # once in each phase
         interrupt_after(stop_at, monkeypatch)
         with pytest.raises(KeyboardInterrupt):
             loop.Trainer(whole, sources, tmp_path / "broken", None, "cpu").run()
@@ -72,6 +72,12 @@ def test_resumed_run_equals_an_unbroken_one(sources: Sources, tmp_path: Path, mo
     resumed = loop.Trainer(whole, sources, tmp_path / "broken", None, "cpu").run().state_dict()
     assert resumed.keys() == unbroken.keys()
     assert all(torch.equal(resumed[name], unbroken[name]) for name in unbroken)
+
+
+def test_run_is_not_resumed_under_another_recipe(sources: Sources, tmp_path: Path) -> None:
+    loop.Trainer(recipe(phase(3)), sources, tmp_path, None, "cpu").run()
+    with pytest.raises(RecipeError, match="another recipe"):
+        loop.Trainer(recipe(phase(4)), sources, tmp_path, None, "cpu")
 
 
 def interrupt_after(updates: int, monkeypatch: pytest.MonkeyPatch) -> None:

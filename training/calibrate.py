@@ -103,13 +103,13 @@ def fitted(rule: UpdateRule, sights: Sequence[Sight]) -> UpdateRule:
     lost = min(uncertain, float(np.quantile(good, GOOD_CALLED_LOST)))
     candidate = max(uncertain, float(np.median(good)))
     return replace(
-        rule, candidate_threshold=round(candidate, 3), uncertain_threshold=round(uncertain, 3),
+        rule, candidate_threshold=min(0.99, round(candidate, 3)), uncertain_threshold=round(uncertain, 3),
         lost_threshold=round(lost, 3), found_threshold=round(uncertain, 3), renew_when_uncertain=False,
     )  # fmt: skip
 
 
 def reliability(loaded: LoadedModel, rule: UpdateRule, scenes: Sequence[Iterable[Shot]]) -> Reliability:
-    """How score and status do under `rule`."""
+    """How score and status do under `rule`. Where the rule was fitted to the same scenes, this is the best that can be hoped for."""
     watched = [watch(loaded, rule, scene) for scene in scenes]
     sights = [sight for scene in watched for sight in scene]
     good = [sight for sight in sights if sight.is_good]

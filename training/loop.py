@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import cv2
+import msgspec
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -134,8 +135,9 @@ class Trainer:
 
     @torch.no_grad()
     def _follow(self, phase: Phase) -> None:
-        """Move the averaged weights a little towards the trained ones; at the start, when those are poor, a lot."""
-        decay = min(phase.ema_decay, (1 + self._step) / (10 + self._step)) if self._phase == 0 else phase.ema_decay
+        """Move the averaged weights a little towards the trained ones; at the start, when those know nothing yet, a lot."""
+        is_new = self._phase == 0 or phase.part == "score"
+        decay = min(phase.ema_decay, (1 + self._step) / (10 + self._step)) if is_new else phase.ema_decay
         for mine, theirs in zip(self._average.state_dict().values(), self._model.state_dict().values(), strict=True):
             if mine.is_floating_point():
                 mine.lerp_(theirs, 1 - decay)
@@ -147,6 +149,7 @@ class Trainer:
             "model": self._model.state_dict(), "average": self._average.state_dict(), "phase": self._phase, "step": self._step,
             "sizes": (self._model.config.template_size, self._model.config.search_size),
             "optimizer": None if optimizer is None else optimizer.state_dict(),
+            "recipe": msgspec.json.encode(self._recipe).decode(),
         }  # fmt: skip
         temporary = self._folder / f"{CHECKPOINT}.new"
         torch.save(content, temporary)
@@ -155,6 +158,8 @@ class Trainer:
 
     def _resume(self) -> None:
         content = torch.load(self._folder / CHECKPOINT, map_location="cpu", weights_only=True)
+        if content["recipe"] != msgspec.json.encode(self._recipe).decode():
+            raise RecipeError(f"{self._folder}: its checkpoint was made by another recipe; name another --run-dir")
         self._phase, self._step, self._optimizer_state = content["phase"], content["step"], content["optimizer"]
         config = self._model.config.with_sizes(*content["sizes"])
         self._model, self._average = MixFormer(config), MixFormer(config)

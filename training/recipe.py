@@ -65,8 +65,8 @@ def read_recipe(path: Path) -> Recipe:
         raise RecipeError(f"{path}: {error}") from error
     if recipe.variant not in VARIANTS:
         raise RecipeError(f"{path}: unknown variant {recipe.variant!r}")
-    if not recipe.phases or any(phase.steps < 1 or phase.batch_size < 2 for phase in recipe.phases):
-        raise RecipeError(f"{path}: needs phases of at least 1 step and a batch of at least 2")
+    if not recipe.phases or any(min(phase.steps, phase.warmup_steps, phase.batch_size - 1) < 1 for phase in recipe.phases):
+        raise RecipeError(f"{path}: needs phases of at least 1 step, 1 of warm-up and a batch of at least 2")
     config, last = VARIANTS[recipe.variant], recipe.phases[-1]
     if (last.template_size, last.search_size) != (config.template_size, config.search_size):
         sizes = (
