@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from model.config import ModelConfig
-from model.mixformer import MixFormer
+from model.mixformer import IMAGENET_MEAN, IMAGENET_STD, MixFormer
 
 # The ImageNet network wants inputs of mean 0.5 and deviation 0.5; ours are normalised by the ImageNet statistics.
 _VIT_MEAN = 0.5
@@ -27,7 +27,8 @@ def load_vit(model: MixFormer, path: Path) -> None:
     vit: dict[str, Tensor] = {name: tensor.float() for name, tensor in torch.load(path, weights_only=True).items()}
     state = model.state_dict()
     weight, bias = vit["patch_embed.proj.weight"], vit["patch_embed.proj.bias"]
-    scale, shift = model.std / _VIT_STD, (model.mean - _VIT_MEAN) / _VIT_STD
+    mean, std = (torch.tensor(values)[:, None, None] for values in (IMAGENET_MEAN, IMAGENET_STD))
+    scale, shift = std / _VIT_STD, (mean - _VIT_MEAN) / _VIT_STD
     state["backbone.stages.0.patch_embed.proj.weight"] = weight * scale
     state["backbone.stages.0.patch_embed.proj.bias"] = bias + (weight * shift).sum(dim=(1, 2, 3))
     for block in range(model.config.stages[0].depth):
