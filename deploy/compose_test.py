@@ -27,7 +27,7 @@ GRACE_SECONDS = 25
 KILL_WORKER = """
 import os, pathlib, signal
 for each in pathlib.Path("/proc").glob("[0-9]*/cmdline"):
-    if b"service.worker.worker" in each.read_bytes():
+    if b"service.worker.worker" in each.read_bytes().split(bytes(1)):
         os.kill(int(each.parent.name), signal.SIGKILL)
 """
 
@@ -42,7 +42,7 @@ def run(device: str, overrides: Sequence[str]) -> int:
     compose = Compose(["docker", "compose", "--project-name", "mixformer-test", *files])
     OUTPUT.mkdir(parents=True, exist_ok=True)
     try:
-        for step in (build, start, track_clip, survive_worker, look_at_container, stop):
+        for step in (build, start, track_clip, survive_worker, look_at_rules, look_at_container, stop):
             began_at = time.monotonic()
             print(f"{step.__name__}: {step(compose, device)} ({time.monotonic() - began_at:.1f} s)", flush=True)
     except (CheckFailed, subprocess.CalledProcessError) as error:
@@ -111,6 +111,16 @@ def survive_worker(compose: Compose, device: str) -> str:
     require(load.returncode == 0, f"the load test says {report}")
     wait_until("sum(mixformer_worker_restarts_total)", lambda value: value == 1)
     return f"{report['processed']} of {report['due']} frames processed, 1 restart seen"
+
+
+def look_at_rules(compose: Compose, device: str) -> str:
+    """Every recording rule has given a figure of the frames above."""
+    with urllib.request.urlopen(f"{PROMETHEUS}/api/v1/rules", timeout=5) as answer:
+        rules = [rule for group in json.load(answer)["data"]["groups"] for rule in group["rules"]]
+    recorded = [rule["name"] for rule in rules if rule["type"] == "recording"]
+    for name in recorded:
+        wait_until(f"count({name})", lambda value: value is not None)
+    return f"{len(recorded)} recorded figures, {len(rules) - len(recorded)} alerts loaded"
 
 
 def look_at_container(compose: Compose, device: str) -> str:

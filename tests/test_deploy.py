@@ -17,6 +17,7 @@ from service.front.metrics import LATENCY_BUCKETS, Metrics
 
 ROOT = Path(__file__).parents[1]
 DEPLOY = ROOT / "deploy"
+OPERATIONS = (ROOT / "docs" / "operations.md").read_text()
 DASHBOARDS = sorted((DEPLOY / "grafana" / "dashboards").glob("*.json"))
 RULES = sorted((DEPLOY / "prometheus" / "rules").glob("*.yml"))
 COMPOSE = [ROOT / "docker-compose.yml", DEPLOY / "compose.cpu.yml"]
@@ -69,6 +70,15 @@ def test_every_exported_metric_is_on_a_dashboard() -> None:
     shown = " ".join(target["expr"] for path in DASHBOARDS for panel in panels(path) for target in panel["targets"])
     shown += " ".join(rule["expr"] for rule in rules() if rule.get("record", "") in shown)
     assert [name for name in exported() if name not in shown] == []
+
+
+def test_every_exported_metric_is_documented_with_its_type() -> None:
+    rows = dict(re.findall(r"^\| `(mixformer_\w+)` \| (\w+) \|", OPERATIONS, re.MULTILINE))
+    assert rows == {name + ("_total" if kind == "counter" else ""): kind for name, kind in exported().items()}
+
+
+def test_every_alert_says_what_to_do() -> None:
+    assert set(re.findall(r"^### (\w+)$", OPERATIONS, re.MULTILINE)) == {rule["alert"] for rule in rules() if "alert" in rule}
 
 
 def test_every_bound_that_is_asked_for_is_one_of_the_histograms() -> None:
