@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from model.config import ModelConfig, UpdateRule
 from model.crop import Image, cut
-from model.geometry import Box, CropBox, clip, crop_window, meets_frame, to_frame
+from model.geometry import Box, CropBox, CropWindow, clip, crop_window, meets_frame, to_frame
 
 
 class TargetStatus(IntEnum):
@@ -96,25 +96,42 @@ class Target:
             self._key = digest.digest()
         return self._key
 
+    @property
+    def search_window(self) -> CropWindow:
+        """The part of the next frame that `search` looks at."""
+        return crop_window(self.report.box, self._config.search_factor)
+
     def search(self, image: Image) -> Image:
         """The search crop around the last box, uint8 [S, S, 3]. Raises ValueError where it misses the frame (another camera?)."""
-        return cut(image, crop_window(self.report.box, self._config.search_factor), self._config.search_size)
+        return cut(image, self.search_window, self._config.search_size)
 
     def relocate(self, box: Box, frame_width: int, frame_height: int) -> None:
         """Look around `box` from now on, with the same templates. Raises ValueError where the box cannot be used."""
         check_box(box, frame_width, frame_height)
         self.state.report = self.report._replace(box=box)
 
+    def located(self, image: Image, prediction: CropBox) -> Box:
+        """The box in the frame that a prediction made on `search(image)` means. Only the frame's size is looked at.
+
+        Raises NonFinitePredictionError where the prediction is not a number.
+        """
+        if not all(map(math.isfinite, prediction)):
+            raise NonFinitePredictionError(f"prediction {tuple(prediction)} is not finite")
+        box = to_frame(prediction, self.report.box, self.search_window.side)
+        return clip(box, image.shape[1], image.shape[0])
+
+    def view_window(self, box: Box) -> CropWindow:
+        """The part of a frame that becomes a template, or a candidate for one, of a target at `box`."""
+        return crop_window(box, self._config.template_factor)
+
     def advance(self, image: Image, prediction: CropBox, score: float | None) -> TargetReport:
         """Take a prediction made on `search(image)`, renew templates where the rule says so, and report.
 
         Raises NonFinitePredictionError, with nothing changed, where the prediction is not a number.
         """
-        if not all(map(math.isfinite, prediction)) or (score is not None and not math.isfinite(score)):
-            raise NonFinitePredictionError(f"prediction {tuple(prediction)} with score {score} is not finite")
-        last = self.report.box
-        side = crop_window(last, self._config.search_factor).side
-        box = clip(to_frame(prediction, last, side), image.shape[1], image.shape[0])
+        box = self.located(image, prediction)
+        if score is not None and not math.isfinite(score):
+            raise NonFinitePredictionError(f"score {score} is not finite")
         self.state.frames += 1
         status = self._status(score)
         renewed = self._renew(image, box, score, status)
@@ -158,7 +175,7 @@ class Target:
         return self._replace(online)
 
     def _view(self, image: Image, box: Box) -> Image:
-        return cut(image, crop_window(box, self._config.template_factor), self._config.template_size)
+        return cut(image, self.view_window(box), self._config.template_size)
 
     def _replace(self, online: list[Image]) -> bool:
         before = self.memory_key

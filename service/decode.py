@@ -101,9 +101,10 @@ def decode_top(payload: Payload, limits: Limits, rows: int) -> Top:
     return Top(decode(payload, limits), size.height)
 
 
-def decode_rest(data: bytes, image: Image) -> None:
+def decode_rest(payload: Payload, image: Image) -> None:
     """Decode the picture that `decode_top` stopped in, once more, in its place and whole. Raises BadFrame."""
-    _decode_jpeg(data, image)
+    assert isinstance(payload, bytes), "only a JPEG is stopped"
+    _decode_jpeg(payload, image)
 
 
 def picture_size(payload: Payload, limits: Limits) -> Size:

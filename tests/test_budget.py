@@ -3,11 +3,14 @@
 import asyncio
 import gc
 
+import numpy as np
 import pytest
 from fake_front import until
 from pictures import encoded, scene
 
+from model.geometry import CropWindow
 from service.config import Limits
+from service.decode import decode
 from service.errors import BadFrame, Overloaded
 from service.front.budget import ByteBudget, DecodePool
 
@@ -85,3 +88,19 @@ async def test_a_picture_that_nobody_waits_for_any_more_gives_back(pool: DecodeP
     del leaving
     gc.collect()
     await until(lambda: pool.free_bytes == FRAME_BYTES)
+
+
+async def test_a_picture_is_completed_in_the_memory_that_it_has(pool: DecodePool) -> None:
+    top = await pool.decode(FRAME, 20)
+    whole = await pool.complete(FRAME, top)
+    assert (top.rows, whole.rows, whole.image is top.image, whole.seconds > top.seconds) == (20, 240, True, True)
+    np.testing.assert_array_equal(whole.image, decode(FRAME, Limits()))
+    assert pool.free_bytes == 0
+
+
+async def test_a_picture_holds_the_windows_that_end_above_its_last_row(pool: DecodePool) -> None:
+    top = await pool.decode(FRAME, 100)
+    assert top.holds([CropWindow(0, 0, 100), CropWindow(500, -50, 150)])
+    assert not top.holds([CropWindow(0, 0, 100), CropWindow(0, 1, 100)])
+    whole = await pool.complete(FRAME, top)
+    assert whole.holds([CropWindow(0, 200, 1000)])

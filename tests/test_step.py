@@ -3,19 +3,24 @@
 import asyncio
 import math
 
+import numpy as np
 import pytest
-from fake_front import BOX, answer_of, bench, start, until
+from fake_front import BOX, CONFIG, answer_of, bench, start, until
 from google.protobuf.duration_pb2 import Duration
 from pictures import encoded, jpeg_claiming, scene
 
 from mixformer.tracking.v1 import tracking_pb2 as pb
 from model.geometry import Box, CropBox
+from model.target import Target
 from service.config import Limits
+from service.decode import decode
 from service.errors import (
     DeviceError,
     InvalidRequest,
     SessionNotFound,
 )
+from service.front.budget import Decoded
+from service.front.engine import Answer
 from service.front.frames import Action, Command
 
 PROCESSED, DROPPED, REJECTED = pb.FRAME_OUTCOME_PROCESSED, pb.FRAME_OUTCOME_DROPPED, pb.FRAME_OUTCOME_REJECTED
@@ -253,6 +258,52 @@ async def test_an_old_frame_is_dropped_before_the_device_unless_it_carries_comma
     assert (old.outcome, old.error.reason, given.engine.calls) == (DROPPED, "FRAME_TOO_OLD", 0)
     assert (await given.track(session, 3, capture_time=given.time() - 0.4)).outcome == PROCESSED
     assert (await given.track(session, 4)).outcome == PROCESSED
+
+
+TALL = encoded(scene(320, 640, seed=1))
+LOW = Box(200.0, 480.0, 40.0, 40.0)
+
+
+async def test_a_frame_is_decoded_down_to_where_its_targets_may_be() -> None:
+    given = bench()
+    session = given.session()
+    await given.track(session, 1, start("a"), payload=TALL)
+    ahead = await given.front.tracker.prepare(session, given.frame(2, payload=TALL))
+    with_command = await given.front.tracker.prepare(session, given.frame(2, start("b", LOW), payload=TALL))
+    assert isinstance(ahead, Decoded) and isinstance(with_command, Decoded)
+    assert (ahead.rows < 320, with_command.rows) == (True, 640)
+
+
+async def test_a_target_that_moved_below_what_is_decoded_is_searched_in_the_whole_frame(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    given = bench()
+    session = given.session()
+    await given.track(session, 1, start("a"), payload=TALL)
+    ahead = await given.front.tracker.prepare(session, given.frame(2, payload=TALL))
+    session.targets["a"].relocate(LOW, 320, 640)
+    searched = []
+
+    async def submit(_client: str, _target: object, search: bytes) -> Answer:
+        searched.append(search)
+        return answer_of()
+
+    monkeypatch.setattr(given.engine, "submit", submit)
+    expected = session.targets["a"].search(decode(TALL, Limits()))
+    await given.front.tracker.track(session, given.frame(2, payload=TALL), ahead)
+    assert searched == [expected.tobytes()]
+
+
+async def test_a_candidate_from_below_what_is_decoded_is_cut_from_the_whole_frame() -> None:
+    given = bench()
+    session = given.session()
+    await given.track(session, 1, start("a"), payload=TALL)
+    given.engine.answers[0] = answer_of(CropBox(0.5, 0.9, 0.9, 1.0))
+    await given.track(session, 2, payload=TALL)
+    state = session.targets["a"].state
+    whole = decode(TALL, Limits())
+    expected = Target.start(CONFIG, session.options.rule, whole, state.report.box).templates[0]
+    np.testing.assert_array_equal(state.candidate, expected)
 
 
 async def test_update_interval_counts_processed_frames() -> None:

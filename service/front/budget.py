@@ -4,23 +4,30 @@ import asyncio
 import time
 import weakref
 from collections import deque
+from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from model.crop import Image
+from model.geometry import CropWindow
 from service.config import Limits
-from service.decode import Payload, decode, picture_size
+from service.decode import Payload, decode_rest, decode_top, picture_size
 from service.errors import Overloaded
 
 _CHANNELS = 3
 
 
 class Decoded(NamedTuple):
-    """A picture (uint8 RGB [H, W, 3]) and the time its decoding took in the thread."""
+    """A picture (uint8 RGB [H, W, 3]), how many of its rows are decoded, and the time that took in the thread."""
 
     image: Image
+    rows: int
     seconds: float
+
+    def holds(self, windows: Iterable[CropWindow]) -> bool:
+        """Whether all that the windows share with the frame is decoded."""
+        return all(min(window.top + window.side, len(self.image)) <= self.rows for window in windows)
 
 
 class ByteBudget:
@@ -77,8 +84,11 @@ class DecodePool:
         """What is left of the budget."""
         return self._budget.free
 
-    async def decode(self, payload: Payload) -> Decoded:
-        """The picture. Raises BadFrame and FrameTooLarge as `decode.decode` does, Overloaded where the budget stays full."""
+    async def decode(self, payload: Payload, rows: int | None = None) -> Decoded:
+        """The picture, or at least its first `rows` rows.
+
+        Raises BadFrame and FrameTooLarge as `decode.decode` does, Overloaded where the budget stays full.
+        """
         size = picture_size(payload, self._limits)
         amount = size.width * size.height * _CHANNELS
         try:
@@ -87,18 +97,29 @@ class DecodePool:
         except TimeoutError:
             limit = f"decoded_bytes_budget {self._limits.decoded_bytes_budget}"
             raise Overloaded(f"frame of {size.width}x{size.height} found no room in {limit}") from None
-        running = self._threads.submit(_timed_decode, payload, self._limits)
+        running = self._threads.submit(_decode, payload, self._limits, size.height if rows is None else rows)
         running.add_done_callback(_Return(self._budget, amount, asyncio.get_running_loop()))
         return await asyncio.wrap_future(running)
+
+    async def complete(self, payload: Payload, decoded: Decoded) -> Decoded:
+        """The same picture with all its rows, in the memory that it has. Raises BadFrame where the rest cannot be decoded."""
+        return await asyncio.wrap_future(self._threads.submit(_complete, payload, decoded))
 
     def close(self) -> None:
         """Give the threads back; pictures that nobody waits for any more are dropped."""
         self._threads.shutdown(wait=True, cancel_futures=True)
 
 
-def _timed_decode(payload: Payload, limits: Limits) -> Decoded:
+def _decode(payload: Payload, limits: Limits, rows: int) -> Decoded:
     started = time.perf_counter()
-    return Decoded(decode(payload, limits), time.perf_counter() - started)
+    top = decode_top(payload, limits, rows)
+    return Decoded(top.image, top.rows, time.perf_counter() - started)
+
+
+def _complete(payload: Payload, decoded: Decoded) -> Decoded:
+    started = time.perf_counter()
+    decode_rest(payload, decoded.image)
+    return Decoded(decoded.image, len(decoded.image), decoded.seconds + time.perf_counter() - started)
 
 
 @dataclass(frozen=True)

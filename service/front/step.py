@@ -13,13 +13,16 @@ A target changes only after all answers are there, in one go: whoever is cancell
 """
 
 import asyncio
+import contextlib
 import logging
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Protocol
 
 from model.config import ModelConfig
 from model.crop import Image
+from model.geometry import CropWindow
 from model.target import NonFinitePredictionError, Target, TargetReport, TargetStatus
 from service.config import Limits
 from service.errors import BadBox, BadFrame, FrameSuperseded, FrameTooOld, NonFinitePrediction, NoTarget, ServiceError
@@ -30,6 +33,9 @@ from service.front.metrics import Metrics
 from service.front.options import SessionOptions
 from service.front.session import Clock, Session
 from service.front.targets import Kit, command, rebuilt, without_removed
+
+# Of a search window's side: where its lower edge may be by the time a frame that is decoded ahead is looked at.
+_SLACK = 1.25
 
 _log = logging.getLogger(__name__)
 
@@ -64,7 +70,7 @@ class FrameTracker:
             self._check_age(session, frame)
             if frame.payload is None:
                 raise BadFrame("message holds no picture")
-            decoded = await self._pool.decode(frame.payload)
+            decoded = await self._pool.decode(frame.payload, None if frame.commands else _rows_ahead(session.targets))
         except ServiceError as error:
             return error
         self._metrics.on_decoded(decoded.seconds)
@@ -119,7 +125,9 @@ class FrameTracker:
         if not commanded.targets and not frame.commands:
             raise NoTarget(f"session {session.session_id} has no target: send initialize or ensure with a frame")
         followed = {name: target for name, target in commanded.targets.items() if name not in commanded.started}
+        picture = await self._showing(frame, picture, [target.search_window for target in followed.values()])
         outcomes = await self._ask(session, followed, picture.image)
+        picture = await self._showing(frame, picture, _views(followed, outcomes, picture.image))
         reports = {name: commanded.targets[name].report for name in commanded.started}
         failures: dict[str, ServiceError] = {}
         for name, outcome in outcomes.items():
@@ -133,6 +141,14 @@ class FrameTracker:
         ordered = {name: reports[name] for name in commanded.targets}
         error = _combined(failures) if failures else None
         return FrameResult(frame.number, Outcome.PROCESSED, ordered, error, _timing(picture, outcomes.values()))
+
+    async def _showing(self, frame: Frame, picture: Decoded, windows: Sequence[CropWindow]) -> Decoded:
+        """The picture with all that the windows look at: a target may be lower than it was when the frame was decoded."""
+        if frame.payload is None or picture.holds(windows):
+            return picture
+        whole = await self._pool.complete(frame.payload, picture)
+        self._metrics.on_decoded(whole.seconds - picture.seconds)
+        return whole
 
     async def _ask(self, session: Session, targets: Mapping[str, Target], image: Image) -> dict[str, Answer | ServiceError]:
         """The engine's answer for every target; all are asked at once, so that they can share a batch."""
@@ -149,6 +165,22 @@ class FrameTracker:
             return await self._predictor.submit(session.client, target, search.tobytes())
         except ServiceError as error:
             return error
+
+
+def _rows_ahead(targets: Mapping[str, Target]) -> int | None:
+    """How many rows of a frame that is decoded ahead will do, if its targets move no further than targets do."""
+    windows = [target.search_window for target in targets.values()]
+    return max((window.top + math.ceil(_SLACK * window.side) for window in windows), default=None)
+
+
+def _views(targets: Mapping[str, Target], outcomes: Mapping[str, Answer | ServiceError], image: Image) -> list[CropWindow]:
+    """What will be looked at of the frame when the targets take these answers."""
+    windows = []
+    for name, outcome in outcomes.items():
+        if isinstance(outcome, Answer):
+            with contextlib.suppress(NonFinitePredictionError):  # refused when the target takes it
+                windows.append(targets[name].view_window(targets[name].located(image, outcome.box)))
+    return windows
 
 
 def _advanced(target: Target, image: Image, outcome: Answer | ServiceError) -> Answer | ServiceError:
