@@ -84,6 +84,7 @@ deploy-check: setup
 	promtool check config --syntax-only deploy/prometheus/prometheus.yml
 	promtool check rules deploy/prometheus/rules/*.yml
 	promtool test rules deploy/prometheus/tests/*.yml
+	$(BIN)/uv run --no-project --with 'grafana-foundation-sdk==1769699998!10.1.0' python deploy/grafana/check.py
 	$(BIN)/uv tool run kubernetes-validate@1.37.0 --strict --kubernetes-version 1.33 $(MANIFESTS)
 	mkdir -p $(ENVOY_CHECK)
 	openssl req -x509 -newkey rsa:2048 -nodes -days 1 -subj /CN=tracking -keyout $(ENVOY_CHECK)/tls.key -out $(ENVOY_CHECK)/tls.crt 2> $(ENVOY_CHECK)/openssl.log
