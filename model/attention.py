@@ -13,14 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from model.config import Family, StageConfig
-from model.layers import ConvNorm
-
-
-class Grid(NamedTuple):
-    """How tokens lie: `images` square grids of `side` cells, one behind the other."""
-
-    images: int
-    side: int
+from model.layers import ConvNorm, Grid, to_maps, to_tokens
 
 
 class KeyValue(NamedTuple):
@@ -83,6 +76,6 @@ class ConvolutionalProjection(nn.Module):
 
     def forward(self, tokens: Tensor, grid: Grid) -> tuple[Tensor, ...]:
         """tokens [B, images * side**2, C] -> q of as many tokens; k, v [B, images * ceil(side / 2)**2, C]."""
-        maps = rearrange(tokens, "b (n h w) c -> (b n) c h w", n=grid.images, h=grid.side)
+        maps = to_maps(tokens, grid)
         projections = ((self.q_conv, self.q), (self.k_conv, self.k), (self.v_conv, self.v))
-        return tuple(linear(rearrange(conv(maps), "(b n) c h w -> b (n h w) c", n=grid.images)) for conv, linear in projections)
+        return tuple(linear(to_tokens(conv(maps), grid.images)) for conv, linear in projections)

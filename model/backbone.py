@@ -9,9 +9,11 @@ from collections.abc import Callable, Sequence
 import torch
 from einops import rearrange
 from torch import Tensor, nn
+from torch.nn import functional
 
-from model.attention import Grid, KeyValue, MixedAttention
+from model.attention import KeyValue, MixedAttention
 from model.config import Family, ModelConfig, StageConfig
+from model.layers import Grid, to_maps, to_tokens
 from model.memory import TemplateMemory
 
 MLP_RATIO = 4
@@ -82,7 +84,7 @@ class Stage(nn.Module):
         for number, block in enumerate(self.blocks):
             tokens, own = block(tokens, grid, None if memory is None else memory[number])
             layers.append(own)
-        return rearrange(tokens, "b (n h w) c -> (b n) c h w", n=images, h=grid.side), layers
+        return to_maps(tokens, grid), layers
 
 
 class PatchEmbed(nn.Module):
@@ -96,7 +98,7 @@ class PatchEmbed(nn.Module):
     def forward(self, maps: Tensor, images: int) -> tuple[Tensor, Grid]:
         """maps [B * images, C in, H, W] -> tokens [B, images * H' * W', C] and their grid."""
         maps = self.proj(maps)
-        return self.norm(rearrange(maps, "(b n) c h w -> b (n h w) c", n=images)), Grid(images, maps.shape[-1])
+        return self.norm(to_tokens(maps, images)), Grid(images, maps.shape[-1])
 
 
 class Block(nn.Module):
@@ -122,11 +124,11 @@ class Block(nn.Module):
 
 
 class QuickGELU(nn.Module):
-    """x * sigmoid(1.702 x), the GELU that CvT was trained with."""
+    """x * sigmoid(1.702 x), the GELU that CvT was trained with: silu(1.702 x) / 1.702."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """Any shape."""
-        return x * torch.sigmoid(1.702 * x)
+        """Any shape. Works in the memory of `x`, the largest tensor of a block: fresh memory costs more than the arithmetic."""
+        return functional.silu(x.mul_(1.702), inplace=True).div_(1.702)
 
 
 def position_table(dim: int, side: int) -> Tensor:

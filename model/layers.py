@@ -1,11 +1,33 @@
 """Layers that more than one room needs."""
 
-from typing import cast
+from typing import NamedTuple, cast
 
+from einops import rearrange
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 BATCH_NORM_EPS = 1e-5
+
+
+class Grid(NamedTuple):
+    """How tokens lie: `images` square grids of `side` cells, one behind the other."""
+
+    images: int
+    side: int
+
+
+def to_maps(tokens: Tensor, grid: Grid) -> Tensor:
+    """tokens [B, images * side**2, C] -> maps [B * images, C, side, side], without a copy: tokens are maps with channels last.
+
+    In two steps, because a convolution knows channels last by its strides, and one step leaves odd ones where B is 1.
+    """
+    cells = rearrange(tokens, "b (n h w) c -> (b n) h w c", n=grid.images, h=grid.side)
+    return rearrange(cells, "b h w c -> b c h w")
+
+
+def to_tokens(maps: Tensor, images: int) -> Tensor:
+    """maps [B * images, C, H, W] -> tokens [B, images * H * W, C]; a view where the maps lie channels last."""
+    return rearrange(maps, "(b n) c h w -> b (n h w) c", n=images)
 
 
 class ConvNorm(nn.Module):

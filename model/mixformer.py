@@ -51,8 +51,10 @@ class MixFormer(nn.Module):
         self.backbone = Backbone(config)
         self.box_head = CornerHead(config)
         self.score_head = ScoreHead(config.dim, config.stages[-1].heads) if config.has_score_head else None
-        self.register_buffer("mean", torch.tensor(IMAGENET_MEAN)[:, None, None], persistent=False)
-        self.register_buffer("std", torch.tensor(IMAGENET_STD)[:, None, None], persistent=False)
+        self.register_buffer("mean", 255 * torch.tensor(IMAGENET_MEAN)[:, None, None], persistent=False)
+        self.register_buffer("std", 255 * torch.tensor(IMAGENET_STD)[:, None, None], persistent=False)
+        # As tokens and crops lie: no convolution turns its weights or maps.
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def set_precision(self, dtype: torch.dtype) -> None:
         """Compute in `dtype`. Normalisation, corner expectations and precise RoI pooling stay in float32."""
@@ -63,7 +65,7 @@ class MixFormer(nn.Module):
     def normalise(self, crops: Tensor) -> Tensor:
         """uint8 [..., S, S, 3] -> [..., 3, S, S] of ImageNet statistics, in the model's precision."""
         channels_first = rearrange(crops, "... h w c -> ... c h w")
-        return ((channels_first.float() / 255.0 - self.mean) / self.std).to(self.precision)
+        return channels_first.float().sub_(self.mean).div_(self.std).to(self.precision)
 
     def encode(self, crops: Tensor) -> TemplateMemory:
         """crops uint8 [B, 1 + K, T, T, 3], the original template first -> the memory that `track` reads."""

@@ -5,12 +5,13 @@ from dataclasses import replace
 import pytest
 import torch
 from einops import rearrange
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
-from model.attention import Grid, KeyValue, MixedAttention
+from model.attention import KeyValue, MixedAttention
+from model.backbone import QuickGELU
 from model.config import VARIANTS, Family, ModelConfig, StageConfig
-from model.layers import fold_batch_norms
+from model.layers import Grid, fold_batch_norms, to_maps, to_tokens
 from model.memory import MemoryPool
 from model.mixformer import MixFormer
 
@@ -25,11 +26,11 @@ def random_network(name: str) -> MixFormer:
     torch.manual_seed(0)
     model = MixFormer(small(name)).eval()
     for module in model.modules():  # trained statistics are no identity
-        if isinstance(module, torch.nn.BatchNorm2d):
+        if isinstance(module, nn.BatchNorm2d):
             assert module.running_mean is not None
             assert module.running_var is not None
-            torch.nn.init.uniform_(module.running_mean, -0.2, 0.2)
-            torch.nn.init.uniform_(module.running_var, 0.5, 1.5)
+            nn.init.uniform_(module.running_mean, -0.2, 0.2)
+            nn.init.uniform_(module.running_var, 0.5, 1.5)
     return model
 
 
@@ -101,8 +102,37 @@ def test_folded_equals_unfolded(name: str) -> None:
         before = model.track(search, model.encode(templates))
         fold_batch_norms(model)
         after = model.track(search, model.encode(templates))
-    assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in model.modules())
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in model.modules())
     assert torch.allclose(before.boxes, after.boxes, atol=1e-5)
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+def test_tokens_become_maps_and_maps_tokens_without_a_copy(batch: int) -> None:
+    tokens = torch.randn(batch, 25, 8)
+    convolution = nn.Conv2d(8, 8, 3, padding=1, groups=8)
+    with torch.inference_mode():
+        maps = to_maps(tokens, Grid(1, 5))
+        convolved = convolution(maps)
+        assert maps.data_ptr() == tokens.data_ptr()
+        assert to_tokens(convolved, 1).data_ptr() == convolved.data_ptr()
+        assert to_tokens(convolved, 1).is_contiguous(), "the convolution kept channels last"
+    assert torch.equal(maps[0, :, 1, 2], tokens[0, 7])
+
+
+def test_weights_of_convolutions_lie_channels_last_after_folding() -> None:
+    model = random_network("mixcvt_small")
+    fold_batch_norms(model)
+    weights = [module.weight for module in model.modules() if isinstance(module, nn.Conv2d)]
+    assert all(weight.is_contiguous(memory_format=torch.channels_last) for weight in weights)
+
+
+def test_quick_gelu_in_place_has_the_formula_s_values_and_gradients() -> None:
+    inputs = torch.linspace(-6, 6, 101, dtype=torch.float64, requires_grad=True)
+    (gradient,) = torch.autograd.grad(QuickGELU()(inputs * 1).sum(), inputs)
+    formula = inputs * torch.sigmoid(1.702 * inputs)
+    (expected,) = torch.autograd.grad(formula.sum(), inputs)
+    assert torch.allclose(QuickGELU()(inputs.detach().clone()), formula)
+    assert torch.allclose(gradient, expected)
 
 
 def test_forward_leaves_no_trace_in_the_network() -> None:
