@@ -1,0 +1,205 @@
+"""What the service adds to the network: its rate against the same network called in one process, and the front's own CPU time.
+
+Both sides start from the same 640x360 JPEG frames and do the same for each: decode, crop, track, update rule. The service does it
+with its real processes over gRPC on the loopback; CPU time of the client is taken off its wall time, spread over the cores.
+Rounds of both sides take turns.
+"""
+
+import asyncio
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import median
+from typing import NamedTuple
+
+import psutil
+
+from benchmarks.timing import Figure, Options
+from mixformer.tracking.v1 import tracking_pb2 as pb
+from model.config import UpdateRule
+from model.target import Target
+from service.client import TrackingClient, to_frame
+from service.commands.clip import Clip, made_up_clip
+from service.commands.weights import DEFAULT_WEIGHTS
+from service.config import Limits, ServeSettings
+from service.cpu import usable_cores
+from service.decode import decode
+from service.front.front import model_config
+from service.worker.runner import Runner
+from service.worker.work import Found, Work
+
+# The target's search window reaches so low in these frames that all of each is decoded, as `_decode_ms` does.
+WIDTH, HEIGHT = 640, 360
+SESSIONS = {"one": 1, "eight": 8}
+ROUND_SECONDS = 2.0
+WARM_UP_FRAMES = 3
+# Frames that a camera sends before it waits for a result: as many as the service takes in.
+FRAMES_AHEAD = 4
+
+
+class Round(NamedTuple):
+    """What one round of the service took; CPU seconds of the client and of the front."""
+
+    frames: int
+    seconds: float
+    client_cpu: float
+    front_cpu: float
+
+    @property
+    def rate(self) -> float:
+        """Frames per second, had the client not used the same cores."""
+        return self.frames / (self.seconds - self.client_cpu / usable_cores())
+
+
+def measure(options: Options) -> dict[str, Figure]:
+    """`service_share_of_in_process` (of one and eight sessions, the lower) and `front_ms_per_frame` (of eight, without decoding)."""
+    clip = made_up_clip(WIDTH, HEIGHT)
+    settings = ServeSettings(
+        listen="127.0.0.1:0", metrics="127.0.0.1:0", weights=str(DEFAULT_WEIGHTS), device="cpu", threads=options.threads
+    )
+    shares: dict[str, Figure] = {}
+    served: list[Round] = []
+    with tempfile.TemporaryDirectory() as folder, _processes(settings, Path(folder)) as (address, front):
+        runner = Runner(settings)
+        for name, sessions in SESSIONS.items():
+            alone = []
+            served = []
+            for _ in range(options.repeats):
+                alone.append(_in_process_rate(sessions, clip, runner))
+                served.append(asyncio.run(_Load(clip, address, front).run(sessions)))
+            shares[f"service_share_of_in_process_{name}"] = _share(alone, served)
+    decode_ms = _decode_ms(clip)
+    return {
+        "service_share_of_in_process": min(shares.values(), key=lambda figure: figure.value),
+        **shares,
+        "front_ms_per_frame": Figure.of([1000 * each.front_cpu / each.frames - decode_ms for each in served], "ms"),
+        "client_ms_per_frame": Figure.of([1000 * each.client_cpu / each.frames for each in served], "ms"),
+    }
+
+
+def _share(alone: list[float], served: Sequence[Round]) -> Figure:
+    raw = {
+        "in_process_fps": alone,
+        "service_fps": [each.rate for each in served],
+        "service_fps_beside_the_client": [each.frames / each.seconds for each in served],
+    }
+    return Figure.of([rate / reference for rate, reference in zip(raw["service_fps"], alone, strict=True)], "ratio", raw)
+
+
+def _in_process_rate(sessions: int, clip: Clip, runner: Runner) -> float:
+    """Frames per second of a loop over all sessions, each turn one batch."""
+    hello = runner.hello()
+    config, rule = model_config(hello), UpdateRule(**hello.update_rule)  # type: ignore[arg-type]
+    targets = [Target.start(config, rule, decode(clip.frame(0), Limits()), clip.box) for _ in range(sessions)]
+    for number in range(WARM_UP_FRAMES):
+        _track(targets, clip.frame(number), runner)
+    started, turns = time.perf_counter(), 0
+    while time.perf_counter() < started + ROUND_SECONDS:
+        _track(targets, clip.frame(WARM_UP_FRAMES + turns), runner)
+        turns += 1
+    return sessions * turns / (time.perf_counter() - started)
+
+
+def _track(targets: Sequence[Target], frame: bytes, runner: Runner) -> None:
+    """One frame for each target; as cameras do not share frames, it is decoded for each."""
+    images = [decode(frame, Limits()) for _ in targets]
+    works = [
+        # A report says that its templates are new, the first one too.
+        Work(slot, target.search(image).tobytes(), _templates(target) if target.report.template_updated else ())
+        for slot, (target, image) in enumerate(zip(targets, images, strict=True))
+    ]
+    for target, image, found in zip(targets, images, runner.run(works).outcomes, strict=True):
+        assert isinstance(found, Found), found
+        target.advance(image, found.box, found.score)
+
+
+def _templates(target: Target) -> tuple[bytes, ...]:
+    return tuple(crop.tobytes() for crop in target.templates)
+
+
+@dataclass
+class _Load:
+    """Cameras that send as fast as they are answered."""
+
+    clip: Clip
+    address: str
+    front: psutil.Process
+    frames: int = 0
+    is_over: bool = False
+
+    async def run(self, sessions: int) -> Round:
+        """One round, counted once every camera has some answers."""
+        async with asyncio.TaskGroup() as cameras:
+            for _ in range(sessions):
+                cameras.create_task(self._camera())
+            while self.frames < WARM_UP_FRAMES * sessions:
+                await asyncio.sleep(0.01)
+            started, before = time.perf_counter(), self._now()
+            await asyncio.sleep(ROUND_SECONDS)
+            seconds, after = time.perf_counter() - started, self._now()
+            self.is_over = True
+        return Round(
+            after.frames - before.frames, seconds, after.client_cpu - before.client_cpu, after.front_cpu - before.front_cpu
+        )
+
+    async def _camera(self) -> None:
+        start = [pb.TargetCommand(initialize=pb.BoundingBox(**self.clip.box._asdict()))]
+        sent = received = 0
+        async with TrackingClient(self.address) as client, client.stream(pb.SessionOptions()) as stream:
+            while not self.is_over or received < sent:
+                while not self.is_over and sent < received + FRAMES_AHEAD:
+                    await stream.send(to_frame(sent, self.clip.frame(sent)), [] if sent else start)
+                    sent += 1
+                await stream.receive()
+                received += 1
+                self.frames += 1
+
+    def _now(self) -> Round:
+        return Round(self.frames, 0.0, _cpu_seconds(psutil.Process()), _cpu_seconds(self.front))
+
+
+def _cpu_seconds(process: psutil.Process) -> float:
+    times = process.cpu_times()
+    return times.user + times.system
+
+
+def _decode_ms(clip: Clip) -> float:
+    """CPU time of decoding one frame, median over the clip."""
+    seconds = []
+    for frame in clip.frames:
+        started = time.thread_time()
+        decode(frame, Limits())
+        seconds.append(time.thread_time() - started)
+    return 1000 * median(seconds)
+
+
+@contextmanager
+def _processes(settings: ServeSettings, folder: Path) -> Iterator[tuple[str, psutil.Process]]:
+    """A worker and a front as the parent starts them; gives the front's address, and the front."""
+    settings = replace(settings, worker_socket=str(folder / "worker.sock"), log_level="warning")
+    with _child("service.worker.worker", settings), _child("service.front.frontend", settings) as front:
+        assert front.stdout is not None
+        word, _, address = front.stdout.readline().decode().strip().partition(" ")
+        if word != "READY":
+            raise RuntimeError("the front did not start")
+        yield address, psutil.Process(front.pid)
+
+
+@contextmanager
+def _child(module: str, settings: ServeSettings) -> Iterator["subprocess.Popen[bytes]"]:
+    environment = {"OMP_WAIT_POLICY": "passive", **os.environ}
+    command = [sys.executable, "-m", module]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment) as child:
+        assert child.stdin is not None
+        child.stdin.write(settings.to_json() + b"\n")
+        child.stdin.flush()
+        try:
+            yield child
+        finally:
+            child.terminate()
