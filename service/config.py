@@ -16,6 +16,8 @@ from msgspec import Meta
 
 ENVIRONMENT_PREFIX = "MIXFORMER_"
 MIB = 1024 * 1024
+# Upper ends are far above what makes sense; a value over them is a slip, and would only fail later.
+YEAR_SECONDS = 365 * 24 * 3600
 
 
 class SettingsError(ValueError):
@@ -39,16 +41,17 @@ def parse_address(text: str) -> Address:
 
 @dataclass(frozen=True)
 class Limits:
-    """What one client, or all together, may ask for. `GetServerInfo` publishes them."""
+    """What one client, or all together, may ask for. `GetServerInfo` publishes those that a client can keep to."""
 
     max_frame_bytes: Annotated[int, Meta(ge=1024, le=1024 * MIB - 1, description="largest frame as sent, in bytes")] = 8 * MIB
-    max_frame_pixels: Annotated[int, Meta(ge=1, description="largest frame once decoded, in pixels")] = 33_000_000
-    max_targets_per_session: Annotated[int, Meta(ge=1, description="targets a session may follow at once")] = 16
-    max_sessions: Annotated[int, Meta(ge=1, description="sessions that may exist at once")] = 1000
-    max_streams: Annotated[int, Meta(ge=1, description="streams that may be open at once")] = 500
-    decoded_bytes_budget: Annotated[int, Meta(ge=1, description="bytes of decoded frames held at once, all together")] = (
-        1024 * MIB
-    )
+    # 8K UHD fits.
+    max_frame_pixels: Annotated[int, Meta(ge=1, le=2**28, description="largest frame once decoded, in pixels")] = 7680 * 4320
+    max_targets_per_session: Annotated[int, Meta(ge=1, le=1024, description="targets a session may follow at once")] = 16
+    max_sessions: Annotated[int, Meta(ge=1, le=1_000_000, description="sessions that may exist at once")] = 1000
+    max_streams: Annotated[int, Meta(ge=1, le=1_000_000, description="streams that may be open at once")] = 500
+    decoded_bytes_budget: Annotated[
+        int, Meta(ge=1, le=2**40, description="bytes of decoded frames held at once, all together")
+    ] = 1024 * MIB  # fmt: skip
 
     def __post_init__(self) -> None:
         largest = 3 * self.max_frame_pixels
@@ -71,16 +74,18 @@ class ServeSettings:
         Literal["auto", "float32", "bfloat16", "float16"], Meta(description="arithmetic of the network")
     ] = "auto"  # fmt: skip
     device: Annotated[str, Meta(min_length=1, description="auto, cpu, cuda or cuda:N")] = "auto"
-    threads: Annotated[int, Meta(ge=0, description="CPU threads of the worker; 0 means automatic")] = 0
-    slots: Annotated[int, Meta(ge=0, description="template memories held on the device; 0 means automatic")] = 0
-    max_batch: Annotated[int, Meta(ge=1, description="targets tracked in one pass")] = 32
-    max_encodes: Annotated[int, Meta(ge=1, description="templates encoded in one step")] = 4
+    threads: Annotated[int, Meta(ge=0, le=1024, description="CPU threads of the worker; 0 means automatic")] = 0
+    slots: Annotated[int, Meta(ge=0, le=65536, description="template memories held on the device; 0 means automatic")] = 0
+    max_batch: Annotated[int, Meta(ge=1, le=1024, description="targets tracked in one pass")] = 32
+    max_encodes: Annotated[int, Meta(ge=1, le=1024, description="templates encoded in one step")] = 4
     grace_seconds: Annotated[float, Meta(ge=0, le=3600, description="time to drain at shutdown")] = 10.0
     worker_timeout_seconds: Annotated[float, Meta(gt=0, le=3600, description="longest wait for an answer of the worker")] = 30.0
-    idle_timeout_seconds: Annotated[float, Meta(gt=0, description="a session without frames ends after this, by default")] = (
-        300.0
-    )
-    max_idle_timeout_seconds: Annotated[float, Meta(gt=0, description="the longest idle timeout a client may ask for")] = 3600.0
+    idle_timeout_seconds: Annotated[
+        float, Meta(gt=0, le=YEAR_SECONDS, description="a session without frames ends after this, by default")
+    ] = 300.0  # fmt: skip
+    max_idle_timeout_seconds: Annotated[
+        float, Meta(gt=0, le=YEAR_SECONDS, description="the longest idle timeout a client may ask for")
+    ] = 3600.0  # fmt: skip
     log_level: Annotated[Literal["debug", "info", "warning", "error"], Meta(description="least level that is logged")] = "info"
     log_format: Annotated[Literal["text", "json"], Meta(description="one event a line, for people or for machines")] = "text"
     run_dir: Annotated[str, Meta(description="folder for the worker's socket; empty means a private temporary one")] = ""

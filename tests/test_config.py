@@ -36,10 +36,16 @@ def test_environment_names_the_file(tmp_path: Path) -> None:
         ({"metrics": "0.0.0.0:70000"}, {}, ["metrics='0.0.0.0:70000'", "65535"]),
         ({"worker_socket": "/tmp/x"}, {}, ["worker_socket", "no such setting"]),
         ({"grace_seconds": "nan"}, {}, ["grace_seconds='nan'"]),
+        ({"threads": "99999999"}, {}, ["threads='99999999'", "<= 1024"]),
+        ({"slots": "100000000"}, {}, ["slots='100000000'", "<= 65536"]),
+        ({"idle_timeout_seconds": "nan"}, {}, ["idle_timeout_seconds='nan'"]),
+        ({"idle_timeout_seconds": "inf"}, {}, ["idle_timeout_seconds='inf'", "<= 31536000"]),
+        ({"max_idle_timeout_seconds": "inf"}, {}, ["max_idle_timeout_seconds='inf'", "<= 31536000"]),
+        ({"max_sessions": "5000000000"}, {}, ["max_sessions='5000000000'", "<= 1000000"]),
         (
             {"decoded_bytes_budget": 99},
             {},
-            ["decoded_bytes_budget 99 is below", "99000000 bytes", "flag --decoded-bytes-budget"],
+            ["decoded_bytes_budget 99 is below", "99532800 bytes", "flag --decoded-bytes-budget"],
         ),
         (
             {"idle_timeout_seconds": 9, "max_idle_timeout_seconds": 5},
@@ -100,6 +106,19 @@ def test_settings_survive_the_way_to_a_child() -> None:
 def test_a_child_without_settings_says_so() -> None:
     with pytest.raises(SettingsError, match="standard input"):
         ServeSettings.from_json(b"\n")
+
+
+def test_every_number_has_an_upper_end() -> None:
+    """A value without one would be found out only when something fails with it."""
+    numbers = [name for name, setting in SETTINGS.items() if isinstance(setting.default, int | float)]
+    assert {"slots", "max_sessions", "idle_timeout_seconds"} < set(numbers)
+    for name in numbers:
+        with pytest.raises(SettingsError, match=f"{name}='1{'0' * 18}'"):
+            load_settings({name: "1" + "0" * 18}, {})
+
+
+def test_an_8k_frame_fits() -> None:
+    assert Limits().max_frame_pixels >= 7680 * 4320
 
 
 def test_every_setting_has_a_help_text() -> None:

@@ -188,6 +188,18 @@ async def test_a_second_stream_takes_over_and_goes_on_with_the_targets(service: 
     assert (await result(second)).outcome == PROCESSED
 
 
+async def test_every_stream_that_is_taken_over_is_told_so_though_it_was_just_answering(service: Service) -> None:
+    for attempt in range(8):
+        rivals = [service.stub.TrackStream() for _ in range(5)]
+        config = pb.StreamConfig(session_id=f"contested {attempt}")
+        await asyncio.gather(*(rival.write(pb.TrackStreamRequest(config=config)) for rival in rivals))
+        await until(lambda rivals=rivals: sum(rival.done() for rival in rivals) == 4)  # type: ignore[misc]
+        ended = [await rival.code() for rival in rivals if rival.done()]
+        assert ended == [grpc.StatusCode.ABORTED] * 4
+        (winner,) = (rival for rival in rivals if not rival.done())
+        winner.cancel()
+
+
 async def test_a_wrong_option_does_not_cost_the_stream_that_has_the_session(service: Service) -> None:
     first = await service.open(session_id="cam")
     second = service.stub.TrackStream()
@@ -348,6 +360,11 @@ async def test_the_server_tells_what_it_runs_and_its_limits(service: Service) ->
     info = await service.stub.GetServerInfo(pb.GetServerInfoRequest())
     assert (info.version, info.model_variant, info.device) == ("1.2.3", "mixvit_tiny", "cpu")
     assert (info.max_frame_bytes, info.max_sessions, info.max_targets_per_session) == (1024 * 1024, 6, 16)
+
+
+async def test_no_fault_of_ours_is_told_to_the_client(service: Service) -> None:
+    object.__setattr__(service.bench.front, "hello", None)
+    assert await reason(service.stub.GetServerInfo(pb.GetServerInfoRequest())) == (grpc.StatusCode.INTERNAL, "INTERNAL")
 
 
 async def test_draining_tells_the_streams_answers_what_is_in_hand_and_lets_nobody_in(service: Service) -> None:

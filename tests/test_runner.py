@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from model.checkpoint import save_model
-from model.config import VARIANTS
-from model.memory import TemplateMemory
+from model.config import VARIANTS, ModelConfig
+from model.memory import MemoryPool, TemplateMemory
 from model.mixformer import MixFormer, Prediction
 from model.official import CheckpointError
 from service.config import SettingsError
@@ -190,6 +190,23 @@ def test_a_gpu_gives_what_the_cpu_gives(runner: Runner, tiny_weights: Path) -> N
 def test_a_device_that_is_not_there_is_a_wrong_setting(tiny_weights: Path) -> None:
     with pytest.raises(SettingsError, match="device='warp:0' cannot be used"):
         Runner(replace(tiny.settings(tiny_weights), device="warp:0"))
+
+
+def test_more_slots_than_there_is_memory_for_are_a_wrong_setting(tiny_weights: Path) -> None:
+    with pytest.raises(SettingsError, match="slots=10000000 need [0-9]{13,} bytes, more than this machine has"):
+        Runner(tiny.settings(tiny_weights, slots=10_000_000))
+
+
+def test_slots_that_the_device_refuses_are_a_wrong_setting(tiny_weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class FullDevice(MemoryPool):
+        def __init__(self, config: ModelConfig, slots: int, device: torch.device | str, dtype: torch.dtype) -> None:
+            if device != "meta":
+                raise torch.OutOfMemoryError("out of memory")
+            super().__init__(config, slots, device, dtype)
+
+    monkeypatch.setattr("service.worker.runner.MemoryPool", FullDevice)
+    with pytest.raises(SettingsError, match="slots=3 need .* cpu has no room for them: out of memory"):
+        Runner(tiny.settings(tiny_weights, slots=3))
 
 
 def test_batches_are_never_larger_than_the_slots(runner: Runner, tiny_weights: Path) -> None:

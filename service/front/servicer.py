@@ -61,17 +61,7 @@ class TrackingServicer(TrackingServiceServicer):
 
     async def GetServerInfo(self, request: pb.GetServerInfoRequest, context: Context) -> pb.GetServerInfoResponse:
         """What runs here, and its limits."""
-        hello, limits = self._front.hello, self._front.settings.limits
-        return pb.GetServerInfoResponse(
-            version=self._front.version,
-            model_variant=hello.variant,
-            weights_sha256=hello.weights_sha256,
-            device=hello.device,
-            max_frame_bytes=limits.max_frame_bytes,
-            max_frame_pixels=limits.max_frame_pixels,
-            max_targets_per_session=limits.max_targets_per_session,
-            max_sessions=limits.max_sessions,
-        )
+        return await answered(context, self._server_info())
 
     async def _stream(self, requests: Requests, context: Context) -> None:
         with self._door.enter():
@@ -120,3 +110,16 @@ class TrackingServicer(TrackingServiceServicer):
         session = self._front.table.find(client_of(context), session_named(request.session_id, context))
         await self._front.table.end(session, SessionNotFound(f"session {session.session_id} was deleted"))
         return pb.DeleteSessionResponse()
+
+    async def _server_info(self) -> pb.GetServerInfoResponse:
+        hello, limits = self._front.hello, self._front.settings.limits
+        return pb.GetServerInfoResponse(
+            version=self._front.version,
+            model_variant=hello.variant,
+            weights_sha256=hello.weights_sha256,
+            device=hello.device,
+            max_frame_bytes=limits.max_frame_bytes,
+            max_frame_pixels=limits.max_frame_pixels,
+            max_targets_per_session=limits.max_targets_per_session,
+            max_sessions=limits.max_sessions,
+        )

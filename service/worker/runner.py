@@ -17,7 +17,7 @@ from model.checkpoint import load_model
 from model.config import MAX_ONLINE_TEMPLATES, ModelConfig
 from model.geometry import CropBox
 from model.memory import MemoryPool
-from service.config import ServeSettings
+from service.config import ServeSettings, SettingsError
 from service.cpu import usable_cores
 from service.device import choose_device, choose_dtype
 from service.messages import PROTOCOL_VERSION, Hello, TrackItem
@@ -57,7 +57,7 @@ class Runner:
         self._sha256 = loaded.sha256
         self.slots = settings.slots or _automatic_slots(self._config, self._device, self._dtype)
         self.max_batch = min(settings.max_batch, self.slots)
-        self._pool = MemoryPool(self._config, self.slots, self._device, self._dtype)
+        self._pool = _pool(self._config, self.slots, self._device, self._dtype)
         self._fixed_sizes = _fixed_sizes(self.max_batch) if self._device.type == "cuda" else ()
         self._warm_up()
 
@@ -237,6 +237,18 @@ def _sum(encodes: Sequence[_Pass], tracks: Sequence[_Pass]) -> StepTimes:
         padded_size=sum(each.padded_size for each in tracks), stage_seconds=stages, head_seconds=head,
         encoded=sum(each.padded_size for each in encodes), encode_seconds=sum(each.marks.seconds()["encode"] for each in encodes),
     )  # fmt: skip
+
+
+def _pool(config: ModelConfig, slots: int, device: torch.device, dtype: torch.dtype) -> MemoryPool:
+    """Raises SettingsError where the device has no room for so many: a worker that is started again would have none either."""
+    size = slots * MemoryPool(config, 1, "meta", dtype).bytes_per_slot
+    # Main memory is promised beyond what there is, and the process killed when it uses it.
+    if device.type == "cpu" and size > os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"):
+        raise SettingsError(f"slots={slots} need {size} bytes, more than this machine has")
+    try:
+        return MemoryPool(config, slots, device, dtype)
+    except RuntimeError as error:
+        raise SettingsError(f"slots={slots} need {size} bytes, {device} has no room for them: {error}") from error
 
 
 def _automatic_slots(config: ModelConfig, device: torch.device, dtype: torch.dtype) -> int:
