@@ -2,6 +2,7 @@
 
 import asyncio
 import math
+import threading
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from google.protobuf.duration_pb2 import Duration
 from pictures import encoded, jpeg_claiming, scene
 
 from mixformer.tracking.v1 import tracking_pb2 as pb
+from model.crop import Image
 from model.geometry import Box, CropBox
 from model.target import Target
 from service.config import Limits
@@ -304,6 +306,23 @@ async def test_a_candidate_from_below_what_is_decoded_is_cut_from_the_whole_fram
     whole = decode(TALL, Limits())
     expected = Target.start(CONFIG, session.options.rule, whole, state.report.box).templates[0]
     np.testing.assert_array_equal(state.candidate, expected)
+
+
+async def test_a_large_window_is_cut_in_a_thread_and_like_any_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    given = bench()
+    session = given.session()
+    large = encoded(scene(1280, 1280))
+    await given.track(session, 1, start("a", Box(300, 300, 400, 400)), payload=large)
+    threads, cut = [], Target.search
+
+    def search(target: Target, image: Image) -> Image:
+        threads.append(threading.current_thread())
+        return cut(target, image)
+
+    monkeypatch.setattr(Target, "search", search)
+    result = await given.track(session, 2, payload=large)
+    assert boxes(result)["a"] == pytest.approx((300, 300, 400, 400), abs=1.5)
+    assert [each is threading.main_thread() for each in threads] == [False]
 
 
 async def test_update_interval_counts_processed_frames() -> None:

@@ -4,10 +4,11 @@ import asyncio
 import time
 import weakref
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import NamedTuple
+from functools import partial
+from typing import NamedTuple, TypeVar
 
 from model.crop import Image
 from model.geometry import CropWindow
@@ -16,6 +17,8 @@ from service.decode import Payload, decode_rest, decode_top, picture_size
 from service.errors import Overloaded
 
 _CHANNELS = 3
+
+T = TypeVar("T")
 
 
 class Decoded(NamedTuple):
@@ -103,7 +106,11 @@ class DecodePool:
 
     async def complete(self, payload: Payload, decoded: Decoded) -> Decoded:
         """The same picture with all its rows, in the memory that it has. Raises BadFrame where the rest cannot be decoded."""
-        return await asyncio.wrap_future(self._threads.submit(_complete, payload, decoded))
+        return await self.run(partial(_complete, payload, decoded))
+
+    async def run(self, step: Callable[[], T]) -> T:
+        """What `step` gives, done in one of the decoding threads: other work on pixels that is too long for the event loop."""
+        return await asyncio.wrap_future(self._threads.submit(step))
 
     def close(self) -> None:
         """Give the threads back; pictures that nobody waits for any more are dropped."""

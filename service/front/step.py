@@ -1,6 +1,7 @@
 """One frame through a session: decode, carry out its commands, track every target, report.
 
-Crops are cut on the event loop: 0.02 to 0.3 ms each, less than a thread hop costs on a busy machine.
+Crops are cut on the event loop: 0.02 to 0.3 ms each, less than a thread hop costs on a busy machine. Only windows over
+`_LARGE_WINDOW` (one of 1500 pixels takes over a millisecond) go to the decoding threads.
 
 What a result says:
 
@@ -18,6 +19,7 @@ import logging
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Protocol
 
 from model.config import ModelConfig
@@ -36,6 +38,8 @@ from service.front.targets import Kit, command, rebuilt, without_removed
 
 # Of a search window's side: where its lower edge may be by the time a frame that is decoded ahead is looked at.
 _SLACK = 1.25
+# Pixels of a side.
+_LARGE_WINDOW = 1024
 
 _log = logging.getLogger(__name__)
 
@@ -153,18 +157,26 @@ class FrameTracker:
     async def _ask(self, session: Session, targets: Mapping[str, Target], image: Image) -> dict[str, Answer | ServiceError]:
         """The engine's answer for every target; all are asked at once, so that they can share a batch."""
         session.lend(targets.values())
+        if len(targets) == 1:  # most sessions: a task of its own would be a tenth of the step
+            name, target = next(iter(targets.items()))
+            return {name: await self._ask_one(session, target, image)}
         asked = (self._ask_one(session, target, image) for target in targets.values())
         return dict(zip(targets, await asyncio.gather(*asked), strict=True))
 
     async def _ask_one(self, session: Session, target: Target, image: Image) -> Answer | ServiceError:
         try:
-            search = target.search(image)
+            search = await self._search(target, image)
         except ValueError as error:
             return BadBox(str(error))
         try:
             return await self._predictor.submit(session.client, target, search.tobytes())
         except ServiceError as error:
             return error
+
+    async def _search(self, target: Target, image: Image) -> Image:
+        if target.search_window.side <= _LARGE_WINDOW:
+            return target.search(image)
+        return await self._pool.run(partial(target.search, image))
 
 
 def _rows_ahead(targets: Mapping[str, Target]) -> int | None:
