@@ -3,97 +3,31 @@
 import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import TypeVar
 
 import msgspec
 import pytest
 import pytest_asyncio
+from scripted_worker import HELLO, PATIENCE_SECONDS, ScriptedWorker
 from tiny import FakeTarget, Observed
 
 from model.geometry import CropBox
 from service.errors import DeviceError, PoisonedFrame, ServiceError, WorkerUnavailable
 from service.front.engine import Answer, Engine
+from service.front.hello import WorkerChanged
 from service.messages import (
     PROTOCOL_VERSION,
     BatchStarted,
     BatchStats,
     Cancel,
     Failed,
-    Hello,
     MemoryMissing,
     Message,
     Ping,
     Pong,
     Predicted,
     Release,
-    ToWorker,
     TrackItem,
-    decode_to_worker,
-    encode,
-    split,
 )
-
-PATIENCE_SECONDS = 10.0
-HELLO = Hello(PROTOCOL_VERSION, 1, "mixvit_tiny", "", "cpu", "float32", 8, 4, 128, 256, 2.0, 4.5, True, {})
-
-Expected = TypeVar("Expected", bound=Message)
-
-
-class ScriptedWorker:
-    """Listens like a worker, answers nothing by itself but the hello."""
-
-    def __init__(self, path: Path, hello: Message = HELLO) -> None:
-        self._path = path
-        self._hello = hello
-        self._server: asyncio.Server | None = None
-        self._writer: asyncio.StreamWriter | None = None
-        self._heard: asyncio.Queue[ToWorker] = asyncio.Queue()
-        self.left = asyncio.Event()
-
-    async def start(self) -> None:
-        self._server = await asyncio.start_unix_server(self._listen, self._path)
-
-    async def stop(self) -> None:
-        """Vanish, as a killed process does: no listener, no link."""
-        assert self._server is not None
-        self._server.close()
-        self._path.unlink(missing_ok=True)
-        if self._writer is not None:
-            self._writer.close()
-
-    def hang_up(self) -> None:
-        """End the link, after what was said."""
-        assert self._writer is not None
-        self._writer.close()
-
-    def say(self, *messages: Message) -> None:
-        assert self._writer is not None
-        for message in messages:
-            self._writer.write(encode(message))
-
-    def answer(self, item: TrackItem) -> None:
-        """A prediction in which the item can be recognised."""
-        self.say(Predicted(item.item_id, (0.5, 0.5, item.search[0] / 256, 0.25), 0.75, 0.01, 0.02, 3))
-
-    async def hear(self, kind: type[Expected]) -> Expected:
-        """The next message of this kind; others before it are skipped."""
-        async with asyncio.timeout(PATIENCE_SECONDS):
-            while not isinstance(message := await self._heard.get(), kind):
-                pass
-        return message
-
-    def heard_nothing_but(self, *kinds: type[Message]) -> bool:
-        return all(isinstance(self._heard.get_nowait(), kinds) for _ in range(self._heard.qsize()))
-
-    async def _listen(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._writer = writer
-        self.say(self._hello)
-        received = bytearray()
-        while chunk := await reader.read(65536):
-            received += chunk
-            for body in split(received):
-                self._heard.put_nowait(decode_to_worker(body))
-        self.left.set()
 
 
 class Clock:
@@ -222,6 +156,29 @@ async def test_an_unanswered_item_outlives_its_worker(
     assert isinstance(await fate(task), Answer)
     assert after == before, "same id, templates and arrival time, and not alone: it was never on the device"
     assert observed.events == ["lost", "reconnect"]
+
+
+async def test_a_worker_that_runs_something_else_ends_the_engine_and_gets_no_item(
+    engine: Engine, worker: ScriptedWorker, observed: Observed
+) -> None:
+    task = submit(engine, FakeTarget(1))
+    await worker.hear(TrackItem)
+    worker.restart_with(msgspec.structs.replace(HELLO, pid=2, search_size=224, weights_sha256="other"))
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        with pytest.raises(WorkerChanged, match=r"weights_sha256 '' is now 'other', search_size 256 is now 224$"):
+            await engine.keep()
+    assert worker.heard_nothing_but(Ping)
+    assert observed.events == ["lost"]
+    await engine.close()
+    assert isinstance(await fate(task), WorkerUnavailable)
+
+
+async def test_a_worker_with_other_slots_is_the_same(engine: Engine, worker: ScriptedWorker) -> None:
+    task = submit(engine, FakeTarget(1))
+    await worker.hear(TrackItem)
+    worker.restart_with(msgspec.structs.replace(HELLO, pid=2, slots=2, max_batch=2))
+    worker.answer(await worker.hear(TrackItem))
+    assert isinstance(await fate(task), Answer)
 
 
 async def test_an_item_sent_while_there_is_no_worker_waits_for_one(

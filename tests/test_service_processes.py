@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import grpc
+import msgspec
 import pytest
 import pytest_asyncio
 from google.protobuf.descriptor_pool import DescriptorPool
@@ -20,10 +21,12 @@ from grpc_health.v1.health_pb2_grpc import HealthStub
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 from pictures import encoded, jpeg_claiming, scene
 from processes import Running, child, service
+from scripted_worker import HELLO, ScriptedWorker
 
 from mixformer.tracking.v1 import tracking_pb2 as pb
 from mixformer.tracking.v1.tracking_pb2_grpc import TrackingServiceStub
 from service.config import Limits, ServeSettings
+from service.messages import Ping, Pong
 
 if TYPE_CHECKING:  # it exists for type checkers alone
     from mixformer.tracking.v1.tracking_pb2_grpc import TrackingServiceAsyncStub
@@ -247,6 +250,21 @@ def test_a_front_without_a_worker_can_be_ended(tmp_path: Path) -> None:
         front.stderr.readline()  # the metrics are up
         front.send_signal(signal.SIGTERM)
         assert front.wait(ENDS_SECONDS) == 0
+
+
+async def test_a_front_ends_when_its_worker_comes_back_with_another_network(tmp_path: Path) -> None:
+    worker = ScriptedWorker(tmp_path / "none.sock")
+    await worker.start()
+    with child("service.front.frontend", alone(tmp_path)) as front:
+        ping = await worker.hear(Ping)
+        worker.say(Pong(ping.ping_id, 0))
+        assert front.stdout is not None and front.stderr is not None
+        assert (await asyncio.to_thread(front.stdout.readline)).startswith(b"READY")
+        worker.restart_with(msgspec.structs.replace(HELLO, weights_sha256="other"))
+        assert await asyncio.to_thread(front.wait, ENDS_SECONDS) == 1
+        last = front.stderr.read().decode().splitlines()[-1]
+    assert last == "the worker that came back runs something else: weights_sha256 '' is now 'other'"
+    await worker.stop()
 
 
 def test_a_front_ends_with_its_parent(tmp_path: Path) -> None:

@@ -11,6 +11,8 @@ templates of its memory only where this worker is not known to hold them. The wo
 unanswered item waits here for the next link, where it is sent again. An item that was on the device at that moment may
 have killed the worker: it is sent to be run alone, and at its second death refused (PoisonedFrame). Whose caller goes away
 is cancelled at the worker too, and who waits too long gets WorkerUnavailable, however often the item was sent.
+
+Everything here is made for what the first worker said it runs. One that runs something else ends the engine (WorkerChanged).
 """
 
 import asyncio
@@ -26,10 +28,10 @@ from weakref import WeakKeyDictionary
 from model.crop import Image
 from model.geometry import CropBox
 from service.errors import DeviceError, PoisonedFrame, ServiceError, WorkerUnavailable
+from service.front.hello import WorkerChanged, check_same, greet
 from service.front.outbox import Item, Outbox
 from service.link import WorkerLink
 from service.messages import (
-    PROTOCOL_VERSION,
     BatchStarted,
     BatchStats,
     Cancel,
@@ -131,6 +133,11 @@ class Engine:
         self._keeper = asyncio.create_task(self._keep_linked(self._hello), name="worker link")
         return await asyncio.shield(self._hello)
 
+    async def keep(self) -> None:
+        """Wait for as long as the link is kept up. Raises WorkerChanged where that ends before `close`."""
+        if self._keeper is not None:
+            await asyncio.shield(self._keeper)
+
     async def close(self) -> None:
         """Give the link back. Items that still wait are refused with WorkerUnavailable."""
         if self._keeper is not None:
@@ -190,12 +197,15 @@ class Engine:
             link = await self._open()
             try:
                 async with contextlib.aclosing(link.messages()) as messages:
-                    hello = await self._greet(messages)
+                    hello = await greet(messages, self._timeout)
                     if first_hello.done():
+                        check_same(hello, first_hello.result())
                         self._observer.on_reconnect()
                     else:
                         first_hello.set_result(hello)
                     await self._serve(link, messages)
+            except WorkerChanged:
+                raise
             except OSError as error:
                 _log.info("no link to %s: %r", self._socket_path, error)
                 await asyncio.sleep(_RETRY_SECONDS)
@@ -211,16 +221,6 @@ class Engine:
                 return await WorkerLink.open(self._socket_path)
             except OSError:
                 await asyncio.sleep(_RETRY_SECONDS)
-
-    async def _greet(self, messages: AsyncGenerator[ToFront]) -> Hello:
-        async with asyncio.timeout(self._timeout):
-            hello = await anext(messages, None)
-        if hello is None:
-            raise ConnectionResetError("the worker hung up before its hello")
-        if not isinstance(hello, Hello) or hello.protocol_version != PROTOCOL_VERSION:
-            raise ValueError(f"no hello of protocol {PROTOCOL_VERSION} but {hello}")
-        _log.info("worker %d runs %s on %s in %s", hello.pid, hello.variant, hello.device, hello.precision)
-        return hello
 
     async def _serve(self, link: WorkerLink, messages: AsyncGenerator[ToFront]) -> None:
         """One link, from its hello to its end."""

@@ -8,8 +8,9 @@ import asyncio
 import logging
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from importlib.metadata import version
+from typing import TypeVar
 
 import cv2
 from grpc import aio
@@ -26,6 +27,7 @@ from service.cpu import usable_cores
 from service.front.budget import DecodePool
 from service.front.engine import Engine
 from service.front.front import Front, model_config
+from service.front.hello import WorkerChanged
 from service.front.metrics import Metrics
 from service.front.servicer import TrackingServicer
 from service.front.session import Clock
@@ -51,6 +53,9 @@ _MAX_DECODE_THREADS = 8
 _log = logging.getLogger(__name__)
 
 
+T = TypeVar("T")
+
+
 class StartError(Exception):
     """The front cannot start; the message says why."""
 
@@ -66,14 +71,14 @@ def main() -> int:
         cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
         with asyncio.Runner(loop_factory=_new_event_loop) as runner:
             runner.run(serve(settings, _announce))
-    except (SettingsError, StartError) as error:
+    except (SettingsError, StartError, WorkerChanged) as error:
         sys.stderr.write(f"{error}\n")
         return 1
     return 0
 
 
 async def serve(settings: ServeSettings, announce: Callable[[str], None]) -> None:
-    """Serve until SIGTERM or SIGINT. `announce` is told HOST:PORT once calls are answered. Raises StartError."""
+    """Serve until SIGTERM or SIGINT. `announce` is told HOST:PORT once calls are answered. Raises StartError, WorkerChanged."""
     stopping = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stopping.set)
@@ -82,7 +87,7 @@ async def serve(settings: ServeSettings, announce: Callable[[str], None]) -> Non
     server, port = _bind(settings)
     engine = Engine(settings.worker_socket, settings.worker_timeout_seconds, metrics)
     try:
-        hello = await _hello(engine, stopping)
+        hello = await _unless_stopped(engine.connect(), stopping)
         if hello is not None:
             front = _assemble(settings, engine, hello, metrics)
             await _run(front, server, engine, stopping, lambda: announce(f"{parse_address(settings.listen).host}:{port}"))
@@ -118,9 +123,11 @@ async def _run(front: Front, server: aio.Server, engine: Engine, stopping: async
     try:
         async with asyncio.TaskGroup() as keepers:
             tasks = [keepers.create_task(_sweep(front.table)), keepers.create_task(_watch(engine, states))]
-            await stopping.wait()
+            await _unless_stopped(engine.keep(), stopping)
             for task in tasks:
                 task.cancel()
+    except* WorkerChanged as group:
+        raise group.exceptions[0] from None
     finally:
         await _tell(states, is_ready=False)
         await servicer.drain(front.settings.grace_seconds)
@@ -128,16 +135,16 @@ async def _run(front: Front, server: aio.Server, engine: Engine, stopping: async
         front.tracker.close()
 
 
-async def _hello(engine: Engine, stopping: asyncio.Event) -> Hello | None:
-    """The worker's hello; None where the front is to stop before."""
-    connecting = asyncio.create_task(engine.connect())
+async def _unless_stopped(work: Awaitable[T], stopping: asyncio.Event) -> T | None:
+    """What the work gives; None where the front is to stop before."""
+    working = asyncio.ensure_future(work)
     stopped = asyncio.create_task(stopping.wait())
-    await asyncio.wait((connecting, stopped), return_when=asyncio.FIRST_COMPLETED)
+    await asyncio.wait((working, stopped), return_when=asyncio.FIRST_COMPLETED)
     stopped.cancel()
-    if not connecting.done():
-        connecting.cancel()
+    if not working.done():
+        working.cancel()
         return None
-    return connecting.result()
+    return working.result()
 
 
 def _export(metrics: Metrics, settings: ServeSettings) -> None:
