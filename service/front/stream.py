@@ -23,6 +23,8 @@ from service.front.step import FrameTracker
 Read = Callable[[], Awaitable[pb.TrackStreamRequest | None]]
 Send = Callable[[pb.TrackStreamResponse], Awaitable[None]]
 
+_LAST_WRITE_SECONDS = 1.0
+
 
 class _Prepared(NamedTuple):
     frame: Frame
@@ -107,4 +109,10 @@ class Stream:
     async def _send(self, event: pb.TrackStreamResponse) -> None:
         # gRPC takes one message at a time, and `drain` speaks from another task.
         async with self._sending:
-            await self._send_event(event)
+            writing = asyncio.ensure_future(self._send_event(event))
+            try:
+                await asyncio.shield(writing)
+            except asyncio.CancelledError:
+                # A write that is broken off stays pending inside gRPC, which then has no room for the stream's status.
+                await asyncio.wait([writing], timeout=_LAST_WRITE_SECONDS)
+                raise
