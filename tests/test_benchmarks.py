@@ -1,0 +1,66 @@
+"""The benchmarks measure what they say: both sides do the same work, in turn. No test looks at a time."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from benchmarks import original
+from benchmarks.arithmetic import count_flops
+from benchmarks.timing import Figure, Options, ratio, seconds_in_turn
+from model.config import VARIANTS
+from model.layers import fold_batch_norms
+from model.mixformer import MixFormer
+
+
+def small_network(name: str) -> MixFormer:
+    config = VARIANTS[name]
+    config = replace(config, stages=tuple(replace(stage, depth=1) for stage in config.stages)).with_sizes(64, 96)
+    torch.manual_seed(0)
+    return MixFormer(config).eval().requires_grad_(False)
+
+
+def crops(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randint(0, 256, (*shape, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
+
+
+def test_the_original_s_way_gives_our_boxes_and_scores() -> None:
+    theirs, ours = small_network("mixcvt_small"), small_network("mixcvt_small")
+    fold_batch_norms(ours)
+    templates, search = crops(1, 3, 64, 64), crops(1, 96, 96, seed=1)
+    with torch.inference_mode():
+        expected = original.track(theirs, search, original.remember(theirs, templates))
+        found = ours.track(search, ours.encode(templates))
+    assert torch.allclose(found.boxes, expected.boxes, atol=1e-5)
+    assert found.scores is not None and expected.scores is not None
+    assert torch.allclose(found.scores, expected.scores, atol=1e-5)
+
+
+def test_attention_is_counted_among_the_operations() -> None:
+    model = small_network("mixvit_tiny")
+    with torch.inference_mode():
+        one, three = (count_flops(model, crops(1, 96, 96), model.encode(crops(1, 1 + online, 64, 64))) for online in (1, 3))
+    queries, more_keys, width = 6 * 6, 2 * 4 * 4, model.config.dim
+    of_the_memory = 2 * 2 * queries * more_keys * width  # two products, each a multiplication and an addition
+    assert three - one == of_the_memory
+
+
+def test_what_is_compared_takes_turns_after_one_round_that_does_not_count() -> None:
+    calls: list[str] = []
+    seconds = seconds_in_turn({"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, Options(2, "wall", 1))
+    assert calls == ["a", "b"] * 3
+    assert [len(each) for each in seconds.values()] == [2, 2]
+
+
+def test_a_ratio_is_the_median_over_repeats_and_keeps_its_times() -> None:
+    seconds = {"slow": [2.0, 9.0, 4.0], "fast": [1.0, 3.0, 1.0], "other": [7.0, 7.0, 7.0]}
+    figure = ratio(seconds, "slow", "fast")
+    assert (figure.value, figure.lower_quartile, figure.upper_quartile) == (3.0, 2.5, 3.5)
+    assert figure.raw == {"slow_seconds": [2.0, 9.0, 4.0], "fast_seconds": [1.0, 3.0, 1.0]}
+
+
+@pytest.mark.parametrize(("values", "median"), [([1.0, 2.0, 9.0], 2.0), ([4.0, 2.0], 3.0)])
+def test_a_figure_is_a_median(values: list[float], median: float) -> None:
+    figure = Figure.of(values, "frames/s")
+    assert figure.value == median
+    assert figure.raw == {"frames/s": values}
