@@ -21,6 +21,7 @@ from service.config import ServeSettings, SettingsError
 from service.cpu import usable_cores
 from service.device import choose_device, choose_dtype
 from service.messages import PROTOCOL_VERSION, Hello, TrackItem
+from service.worker.heap import keep_freed_memory
 from service.worker.work import Found, Refused, StepResult, StepTimes, Work
 
 _CPU_POOL_BYTES = 512 * 1024 * 1024
@@ -49,6 +50,8 @@ class Runner:
         self._device = choose_device(settings.device)
         if self._device.type == "cuda":
             torch.cuda.set_device(self._device)  # where events are recorded
+        else:
+            keep_freed_memory()
         self._dtype = choose_dtype(settings.precision, self._device)
         loaded = load_model(settings.weights, settings.variant or None, self._device, self._dtype)
         self._model = loaded.model
