@@ -1,6 +1,7 @@
 # make setup   .venv with everything in it (TORCH_INDEX=https://download.pytorch.org/whl/cpu takes torch's small CPU build)
 # make demo    track a real clip over gRPC on this machine's CPU; results in demo_output/
 # make test    the test suite
+# make bench   benchmarks of this machine; figures in benchmarks/latest.json
 # make check   lint, format, types, API lint, generated stubs fresh
 # make proto   generate the gRPC stubs again after a change to tracking.proto
 # make lock    resolve requirements.lock again after a change to the dependencies
@@ -17,7 +18,7 @@ PROTO := mixformer/tracking/v1/tracking
 STUBS := $(addprefix $(PROTO)_,pb2.py pb2.pyi pb2_grpc.py pb2_grpc.pyi)
 CODE := $(wildcard model service training benchmarks deploy tests)
 
-.PHONY: setup demo test check stubs-fresh proto lock image-locks compose-test gpu-test deploy-check clean
+.PHONY: setup demo test bench check stubs-fresh proto lock image-locks compose-test gpu-test deploy-check clean
 
 setup: $(READY)
 
@@ -34,6 +35,9 @@ demo: setup
 
 test: setup
 	$(BIN)/python -m pytest
+
+bench: setup
+	$(BIN)/python -m benchmarks
 
 check: setup stubs-fresh
 	$(BIN)/ruff check .
