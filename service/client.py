@@ -88,7 +88,12 @@ class TrackingStream:
     ) -> None:
         self._call.cancel()
         if kind is None:
-            await self._client.delete_session(self._session_id)
+            try:
+                await self._client.delete_session(self._session_id)
+            except ClientError as gone:
+                # A session that has no target ends with its stream.
+                if gone.code is not grpc.StatusCode.NOT_FOUND:
+                    raise
 
     async def send(self, frame: pb.Frame, commands: list[pb.TargetCommand]) -> None:
         """Sends one frame; waits while flow control holds the stream back. Raises ClientError."""
@@ -100,16 +105,6 @@ class TrackingStream:
             event = await self._read()
             if event.HasField("result"):
                 return event.result
-
-    async def _end(self) -> None:
-        """Say that no frame follows, and leave what is still to come."""
-        try:
-            async with asyncio.timeout(CALL_TIMEOUT_SECONDS):
-                await self._checked(self._call.done_writing())
-                while await self._checked(self._call.read()) is not aio.EOF:
-                    pass
-        except TimeoutError:
-            raise ClientError(self._client.server, grpc.StatusCode.DEADLINE_EXCEEDED, "the stream does not end") from None
 
     async def _write(self, request: pb.TrackStreamRequest) -> None:
         await self._checked(self._call.write(request))

@@ -17,7 +17,11 @@ from grpc_status import rpc_status
 from mixformer.tracking.v1 import tracking_pb2 as pb
 from mixformer.tracking.v1.tracking_pb2_grpc import TrackingServiceStub, add_TrackingServiceServicer_to_server
 from service.config import Limits
+from service.errors import ServiceError
+from service.front.budget import Decoded
+from service.front.frames import Frame
 from service.front.servicer import TrackingServicer
+from service.front.session import Session
 
 if TYPE_CHECKING:  # it exists for type checkers alone
     from mixformer.tracking.v1.tracking_pb2_grpc import TrackingServiceAsyncStub
@@ -210,6 +214,28 @@ async def status_at_its_end(call: Call) -> grpc.StatusCode:
     return await call.code()
 
 
+async def test_a_session_that_never_had_a_target_ends_with_the_stream_that_began_it(service: Service) -> None:
+    for number in range(LIMITS.max_sessions + 2):
+        call = await service.open()
+        await send(call, number, encoded=b"bad")
+        assert (await result(call)).outcome == REJECTED
+        await call.done_writing()
+        assert await call.read() is aio.EOF
+        assert await call.code() is grpc.StatusCode.OK
+    vanishing = await service.open()
+    vanishing.cancel()
+    await until(lambda: len(service.servicer.streams) == 0)
+    assert len(service.bench.front.table) == 0
+
+
+async def test_a_session_without_targets_outlives_its_first_stream_where_another_has_it(service: Service) -> None:
+    first = await service.open(session_id="cam")
+    second = await service.open(session_id="cam")
+    assert await reason(first) == (grpc.StatusCode.ABORTED, "SESSION_TAKEN_OVER")
+    await send(second, 0, START)
+    assert (await result(second)).outcome == PROCESSED
+
+
 async def test_a_wrong_option_does_not_cost_the_stream_that_has_the_session(service: Service) -> None:
     first = await service.open(session_id="cam")
     second = service.stub.TrackStream()
@@ -315,6 +341,27 @@ async def test_a_single_frame_that_is_refused_begins_no_session(service: Service
     request = pb.TrackRequest(session_id="cam", frame=pb.Frame(encoded=b"bad"), targets=[START])
     assert (await service.stub.Track(request)).result.error.reason == "BAD_FRAME"
     assert len(service.bench.front.table) == 0
+
+
+async def test_a_session_outlives_the_refused_frame_that_began_it_where_others_have_joined(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate, prepare = asyncio.Event(), service.bench.front.tracker.prepare
+
+    async def when_the_gate_opens(session: Session, frame: Frame) -> Decoded | ServiceError:
+        await gate.wait()
+        return await prepare(session, frame)
+
+    monkeypatch.setattr(service.bench.front.tracker, "prepare", when_the_gate_opens)
+    begin = pb.TrackRequest(session_id="cam", frame=pb.Frame(encoded=b"bad"), targets=[START])
+    refused = asyncio.ensure_future(service.stub.Track(begin))
+    await until(lambda: len(service.bench.front.table) == 1)
+    session = service.bench.front.table.find("local", "cam")
+    joined = asyncio.ensure_future(service.track("cam", 1, START))
+    await until(lambda: session._queued == 2)
+    gate.set()
+    assert (await refused).result.error.reason == "BAD_FRAME"
+    assert (await joined).outcome == PROCESSED
 
 
 async def test_metadata_names_the_session_too(service: Service) -> None:

@@ -53,7 +53,7 @@ async def test_pages_show_every_session_of_the_client_once() -> None:
     assert (shown, third.next_token) == (["0", "1", "2", "3", "4"], "")
 
 
-@pytest.mark.parametrize(("size", "token"), [(-1, ""), (1, "x"), (1, "²")])
+@pytest.mark.parametrize(("size", "token"), [(-1, ""), (1, "x"), (1, "²"), (1, "9" * 19), (1, "9" * 5000)])
 def test_a_page_that_cannot_be_is_refused(size: int, token: str) -> None:
     with pytest.raises(InvalidRequest):
         bench().front.table.page("me", size, token)

@@ -81,9 +81,8 @@ class TrackingServicer(TrackingServiceServicer):
                     prepared = await self._front.tracker.prepare(session, frame)
                     result = await self._front.tracker.track(session, frame, prepared)
             finally:
-                if is_new and not session.targets:
-                    error = SessionNotFound(f"session {session.session_id} ended with the frame that was to begin it")
-                    await self._front.table.end(session, error)
+                if is_new:
+                    await self._front.table.end_unused(session)
             return pb.TrackResponse(session_id=session.session_id, result=result_message(result))
 
     def _session_of(

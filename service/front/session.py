@@ -56,6 +56,11 @@ class Session:
         return self._targets
 
     @property
+    def is_wanted(self) -> bool:
+        """Whether somebody holds the session or waits for it."""
+        return self._holder is not None or self._queued > 0
+
+    @property
     def idle_seconds_left(self) -> float:
         """Until the session ends for want of frames. A frame under way stops the clock."""
         if self._is_working:

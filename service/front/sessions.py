@@ -15,6 +15,7 @@ MAX_ID_CHARACTERS = 128
 MAX_PAGE = 1000
 _DEFAULT_PAGE = 100
 _ID_BYTES = 16
+_TOKEN_DIGITS = 18
 
 _log = logging.getLogger(__name__)
 
@@ -64,7 +65,7 @@ class SessionTable:
         """The next `size` sessions of the client (0: a hundred). Raises InvalidRequest for a token that no page gave."""
         if size < 0:
             raise InvalidRequest(f"page_size {size} is negative")
-        if token and not (token.isascii() and token.isdigit()):
+        if token and not (token.isascii() and token.isdigit() and len(token) <= _TOKEN_DIGITS):
             raise InvalidRequest("page_token is not one of ours")
         size = min(size or _DEFAULT_PAGE, MAX_PAGE)
         after = int(token or 0)
@@ -77,6 +78,13 @@ class SessionTable:
         if self._sessions.pop((session.client, session.session_id), None) is not None:
             _log.info("session %s ends: %s", session.session_id, error)
             await session.close(error)
+
+    async def end_unused(self, session: Session) -> None:
+        """End a session that whoever began it leaves without a target, unless somebody else has joined it meanwhile."""
+        if not session.targets and not session.is_wanted:
+            await self.end(
+                session, SessionNotFound(f"session {session.session_id} ended with the call that began it: no target")
+            )
 
     async def expire(self) -> None:
         """End the sessions that had no frame for longer than their idle timeout."""

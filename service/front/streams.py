@@ -1,7 +1,6 @@
 """All open streams of this front: opened, counted and drained here."""
 
 import asyncio
-import logging
 from collections.abc import AsyncIterator
 
 from mixformer.tracking.v1 import tracking_pb2 as pb
@@ -15,8 +14,6 @@ from service.front.status import Context
 from service.front.stream import Read, Stream
 
 _FIRST_MESSAGE_SECONDS = 30.0
-
-_log = logging.getLogger(__name__)
 
 Requests = AsyncIterator[pb.TrackStreamRequest]
 
@@ -55,23 +52,27 @@ class Streams:
         first = await _first(requests)
         # Before the session is taken from another stream, so that a wrong option costs that one nothing.
         options = self._front.options(first.config.options)
-        session = self._session_of(first.config, options, context)
-        async with session.hold(holder):
-            if first.config.HasField("options"):
-                self._front.tracker.set_options(session, options)
-            stream = Stream(session, self._front.tracker, _reader(requests), context.write, self._front.clock)
-            self._open[holder] = stream
-            await stream.run(first)
+        session, is_new = self._session_of(first.config, options, context)
+        try:
+            async with session.hold(holder):
+                if first.config.HasField("options"):
+                    self._front.tracker.set_options(session, options)
+                stream = Stream(session, self._front.tracker, _reader(requests), context.write, self._front.clock)
+                self._open[holder] = stream
+                await stream.run(first)
+        finally:
+            if is_new:
+                await self._front.table.end_unused(session)
 
-    def _session_of(self, config: pb.StreamConfig, options: SessionOptions, context: Context) -> Session:
-        """The client's session of that id, or a new one."""
+    def _session_of(self, config: pb.StreamConfig, options: SessionOptions, context: Context) -> tuple[Session, bool]:
+        """The client's session of that id, or a new one, and whether it is new."""
         if config.resume_token:
             raise InvalidRequest("resume tokens are not supported by this server")
         client, session_id = client_of(context), session_named(config.session_id, context)
         try:
-            return self._front.table.find(client, session_id)
+            return self._front.table.find(client, session_id), False
         except SessionNotFound:
-            return self._front.table.create(client, session_id, options)
+            return self._front.table.create(client, session_id, options), True
 
 
 async def _first(requests: Requests) -> pb.TrackStreamRequest:
