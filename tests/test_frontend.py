@@ -343,23 +343,44 @@ async def test_a_single_frame_that_is_refused_begins_no_session(service: Service
     assert len(service.bench.front.table) == 0
 
 
+def room_for_decoding(service: Service, monkeypatch: pytest.MonkeyPatch) -> asyncio.Event:
+    """Set once there is room; until then every frame waits for it."""
+    room, prepare = asyncio.Event(), service.bench.front.tracker.prepare
+
+    async def when_there_is_room(session: Session, frame: Frame) -> Decoded | ServiceError:
+        await room.wait()
+        return await prepare(session, frame)
+
+    monkeypatch.setattr(service.bench.front.tracker, "prepare", when_there_is_room)
+    return room
+
+
+async def test_a_frame_that_has_come_keeps_its_session_though_it_waits_to_be_decoded(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    room = room_for_decoding(service, monkeypatch)
+    call = await service.open(session_id="cam")
+    session = service.bench.front.table.find("local", "cam")
+    service.bench.time.now += 299
+    await send(call, 0, START)
+    await until(lambda: session.idle_seconds_left == 300)
+    service.bench.time.now += 299
+    service.bench.front.table.expire()
+    room.set()
+    assert (await result(call)).outcome == PROCESSED
+
+
 async def test_a_session_outlives_the_refused_frame_that_began_it_where_others_have_joined(
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    gate, prepare = asyncio.Event(), service.bench.front.tracker.prepare
-
-    async def when_the_gate_opens(session: Session, frame: Frame) -> Decoded | ServiceError:
-        await gate.wait()
-        return await prepare(session, frame)
-
-    monkeypatch.setattr(service.bench.front.tracker, "prepare", when_the_gate_opens)
+    room = room_for_decoding(service, monkeypatch)
     begin = pb.TrackRequest(session_id="cam", frame=pb.Frame(encoded=b"bad"), targets=[START])
     refused = asyncio.ensure_future(service.stub.Track(begin))
     await until(lambda: len(service.bench.front.table) == 1)
     session = service.bench.front.table.find("local", "cam")
     joined = asyncio.ensure_future(service.track("cam", 1, START))
     await until(lambda: session._queued == 2)
-    gate.set()
+    room.set()
     assert (await refused).result.error.reason == "BAD_FRAME"
     assert (await joined).outcome == PROCESSED
 

@@ -213,6 +213,23 @@ def reflected(address: str) -> list[str]:
         return list(database.get_services())
 
 
+async def test_a_front_is_announced_once_health_says_serving(tmp_path: Path) -> None:
+    worker = ScriptedWorker(tmp_path / "none.sock")
+    await worker.start()
+    with child("service.front.frontend", alone(tmp_path)) as front:
+        assert front.stdout is not None
+        announced = asyncio.create_task(asyncio.to_thread(front.stdout.readline))
+        ping = await worker.hear(Ping)
+        assert not announced.done()
+        worker.say(Pong(ping.ping_id, 0))
+        address = (await announced).decode().split()[1]
+        async with aio.insecure_channel(address) as connected:
+            health: Any = HealthStub(connected)
+            answer = await health.Check(health_pb2.HealthCheckRequest())
+        assert answer.status == health_pb2.HealthCheckResponse.SERVING
+    await worker.stop()
+
+
 async def test_sigterm_ends_the_front_after_the_frames_in_hand(tiny_weights: Path, tmp_path: Path) -> None:
     with service(tiny_weights, tmp_path, replace(SETTINGS, grace_seconds=20)) as started:
         async with aio.insecure_channel(started.address) as connected:

@@ -149,11 +149,12 @@ async def test_a_session_without_frames_ends_after_its_idle_timeout() -> None:
     given.time.now += 59
     await given.track(session, 2)
     given.time.now += 59
-    await given.front.table.expire()
+    given.front.table.expire()
     assert len(given.front.table) == 1
     given.time.now += 2
-    await given.front.table.expire()
+    given.front.table.expire()
     assert len(given.front.table) == 0
+    await given.front.table.wait_closed()
     assert given.engine.released == given.engine.used[:1]
 
 
@@ -162,7 +163,7 @@ async def test_an_idle_session_ends_its_stream_with_the_reason() -> None:
     stream = Stream(given.session())
     await until(lambda: stream.has_it)
     given.time.now += 301
-    await given.front.table.expire()
+    given.front.table.expire()
     with pytest.raises(SessionNotFound, match="no frame for 300 s"):
         await stream.task
 
@@ -175,12 +176,51 @@ async def test_a_frame_under_way_keeps_its_session() -> None:
     step = asyncio.create_task(given.track(session, 2))
     await until(lambda: given.engine.waiting == 1)
     given.time.now += 1000
-    await given.front.table.expire()
+    given.front.table.expire()
     assert len(given.front.table) == 1
     given.engine.gate.set()
     assert (await step).outcome == pb.FRAME_OUTCOME_PROCESSED
-    await given.front.table.expire()
+    given.front.table.expire()
     assert len(given.front.table) == 1
+
+
+async def test_a_frame_that_waits_to_be_decoded_keeps_its_session() -> None:
+    given = bench()
+    session = given.session()
+    async with session.turn():
+        given.time.now += 1000
+        given.front.table.expire()
+    given.time.now += 299
+    given.front.table.expire()
+    assert len(given.front.table) == 1
+
+
+async def test_a_session_that_ends_slowly_holds_up_no_other() -> None:
+    given = bench()
+    table, slow, leave = given.front.table, given.session("slow"), asyncio.Event()
+
+    async def leave_late() -> None:
+        with Holder() as holder:
+            async with slow.hold(holder):
+                try:
+                    await asyncio.Event().wait()
+                finally:
+                    await leave.wait()
+
+    stream = asyncio.create_task(leave_late())
+    await asyncio.sleep(0)
+    for name in ("second", "third"):
+        given.session(name)
+        given.time.now += 301
+        table.expire()
+        assert len(table) == 0
+    closed = asyncio.create_task(table.wait_closed())
+    await asyncio.sleep(0)
+    assert not closed.done()
+    leave.set()
+    await closed
+    with pytest.raises(SessionNotFound):
+        await stream
 
 
 async def test_whoever_waits_for_a_session_that_ends_is_told() -> None:

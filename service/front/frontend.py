@@ -78,7 +78,7 @@ def main() -> int:
 
 
 async def serve(settings: ServeSettings, announce: Callable[[str], None]) -> None:
-    """Serve until SIGTERM or SIGINT. `announce` is told HOST:PORT once calls are answered. Raises StartError, WorkerChanged."""
+    """Serve until SIGTERM or SIGINT. `announce` is told HOST:PORT once health says SERVING. Raises StartError, WorkerChanged."""
     stopping = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stopping.set)
@@ -116,13 +116,12 @@ async def _run(front: Front, server: aio.Server, engine: Engine, stopping: async
     health_pb2_grpc.add_HealthServicer_to_server(states, server)
     reflection.enable_server_reflection((SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
     front.metrics.watch(lambda: len(front.table), lambda: len(servicer.streams))
-    await _tell(states, is_ready=engine.is_ready())
+    await _tell(states, is_ready=False)
     await states.set(LIVE, HealthCheckResponse.SERVING)
     await server.start()
-    announce()
     try:
         async with asyncio.TaskGroup() as keepers:
-            tasks = [keepers.create_task(_sweep(front.table)), keepers.create_task(_watch(engine, states))]
+            tasks = [keepers.create_task(_sweep(front.table)), keepers.create_task(_watch(engine, states, announce))]
             await _unless_stopped(engine.keep(), stopping)
             for task in tasks:
                 task.cancel()
@@ -132,6 +131,7 @@ async def _run(front: Front, server: aio.Server, engine: Engine, stopping: async
         await _tell(states, is_ready=False)
         await servicer.drain(front.settings.grace_seconds)
         await server.stop(_STOP_SECONDS)
+        await front.table.wait_closed()
         front.tracker.close()
 
 
@@ -181,10 +181,15 @@ def _bind(settings: ServeSettings) -> tuple[aio.Server, int]:
 async def _sweep(table: SessionTable) -> None:
     while True:
         await asyncio.sleep(_SWEEP_SECONDS)
-        await table.expire()
+        table.expire()
 
 
-async def _watch(engine: Engine, states: health.aio.HealthServicer) -> None:
+async def _watch(engine: Engine, states: health.aio.HealthServicer, announce: Callable[[], None]) -> None:
+    """Keep health up to date; announce the service once it is ready for the first time."""
+    while not engine.is_ready():
+        await asyncio.sleep(_HEALTH_SECONDS)
+    await _tell(states, is_ready=True)
+    announce()
     while True:
         await asyncio.sleep(_HEALTH_SECONDS)
         await _tell(states, is_ready=engine.is_ready())

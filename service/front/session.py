@@ -2,8 +2,8 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 
 from model.target import Target
@@ -47,7 +47,7 @@ class Session:
         self._queued = 0
         self._holder: Holder | None = None
         self._ended_by: ServiceError | None = None
-        self._is_working = False
+        self._frames_under_way = 0
         self._touched_at = clock.monotonic()
 
     @property
@@ -63,7 +63,7 @@ class Session:
     @property
     def idle_seconds_left(self) -> float:
         """Until the session ends for want of frames. A frame under way stops the clock."""
-        if self._is_working:
+        if self._frames_under_way:
             return self.options.idle_timeout_seconds
         return self.options.idle_timeout_seconds - (self._clock.monotonic() - self._touched_at)
 
@@ -98,7 +98,8 @@ class Session:
             async with self._turn:
                 self._check_open()
                 self._check_free()
-                yield
+                with self.working():
+                    yield
         finally:
             self._queued -= 1
 
@@ -110,18 +111,31 @@ class Session:
         async with self._turn:
             self.commit({})
 
+    @contextmanager
+    def working(self) -> Iterator[None]:
+        """A frame is under way for the length of the body, also while it waits to be decoded: no session ends over it."""
+        self._frames_under_way += 1
+        try:
+            yield
+        finally:
+            self.finish()
+
+    def touch(self) -> None:
+        """A frame has come or has its result: the idle clock starts again."""
+        self._touched_at = self._clock.monotonic()
+
     def begin(self, number: int) -> None:
         """A frame's turn has come. Raises FrameOutOfOrder where its number does not rise and the session is strict."""
-        self._is_working = True
+        self._frames_under_way += 1
         if self.options.strict_order and self.last_frame_at is not None and number <= self.last_frame_number:
             raise FrameOutOfOrder(f"frame {number} came after frame {self.last_frame_number}")
         self.last_frame_number = number
         self.last_frame_at = self._clock.wall()
 
     def finish(self) -> None:
-        """The frame has its result; the idle clock starts again."""
-        self._is_working = False
-        self._touched_at = self._clock.monotonic()
+        """The frame has its result."""
+        self._frames_under_way -= 1
+        self.touch()
 
     def lend(self, targets: Iterable[Target]) -> None:
         """Note that these targets' memories are about to be used."""

@@ -38,6 +38,8 @@ class SessionTable:
         self._serials = itertools.count(1)
         # By client and id, in order of creation; each with its serial number.
         self._sessions: dict[tuple[str, str], tuple[int, Session]] = {}
+        # Expired sessions that still wait for a frame in hand; none of them is in the table any more.
+        self._closing: set[asyncio.Task[None]] = set()
 
     def __len__(self) -> int:
         return len(self._sessions)
@@ -75,8 +77,7 @@ class SessionTable:
 
     async def end(self, session: Session, error: ServiceError) -> None:
         """End one session, and tell its stream why."""
-        if self._sessions.pop((session.client, session.session_id), None) is not None:
-            _log.info("session %s ends: %s", session.session_id, error)
+        if self._take_out(session, error):
             await session.close(error)
 
     async def end_unused(self, session: Session) -> None:
@@ -86,10 +87,26 @@ class SessionTable:
                 session, SessionNotFound(f"session {session.session_id} ended with the call that began it: no target")
             )
 
-    async def expire(self) -> None:
-        """End the sessions that had no frame for longer than their idle timeout."""
+    def expire(self) -> None:
+        """End the sessions that had no frame for longer than their idle timeout; `wait_closed` waits for those in hand."""
         late = [session for _, session in self._sessions.values() if session.idle_seconds_left <= 0]
-        await asyncio.gather(*(self.end(session, _expired(session)) for session in late))
+        for session in late:
+            error = _expired(session)
+            self._take_out(session, error)
+            closing = asyncio.create_task(session.close(error))
+            self._closing.add(closing)
+            closing.add_done_callback(self._closing.discard)
+
+    async def wait_closed(self) -> None:
+        """Wait until the expired sessions have given back what they hold."""
+        await asyncio.gather(*self._closing, return_exceptions=True)
+
+    def _take_out(self, session: Session, error: ServiceError) -> bool:
+        """Whether the session was in the table until now."""
+        was_in = self._sessions.pop((session.client, session.session_id), None) is not None
+        if was_in:
+            _log.info("session %s ends: %s", session.session_id, error)
+        return was_in
 
 
 def _expired(session: Session) -> SessionNotFound:

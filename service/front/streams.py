@@ -57,7 +57,7 @@ class Streams:
             async with session.hold(holder):
                 if first.config.HasField("options"):
                     self._front.tracker.set_options(session, options)
-                stream = Stream(session, self._front.tracker, _reader(requests), context.write, self._front.clock)
+                stream = Stream(session, self._front.tracker, _reader(requests, session), context.write, self._front.clock)
                 self._open[holder] = stream
                 await stream.run(first)
         finally:
@@ -87,8 +87,11 @@ async def _first(requests: Requests) -> pb.TrackStreamRequest:
     return first
 
 
-def _reader(requests: Requests) -> Read:
+def _reader(requests: Requests, session: Session) -> Read:
     async def read() -> pb.TrackStreamRequest | None:
-        return await anext(requests, None)
+        request = await anext(requests, None)
+        # Not only when its turn comes: it may wait long for room to be decoded in.
+        session.touch()
+        return request
 
     return read
