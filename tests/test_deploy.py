@@ -187,7 +187,8 @@ def test_envoy_keeps_a_session_on_its_tracker_and_a_stream_without_end() -> None
     (chain,) = resources["listeners"][0]["filter_chains"]
     connection = chain["filters"][0]["typed_config"]
     route = connection["route_config"]["virtual_hosts"][0]["routes"][0]["route"]
-    assert route["hash_policy"][0] == {"header": {"header_name": SESSION_METADATA}}
+    # Terminal: a camera that calls from another address comes to the same tracker.
+    assert route["hash_policy"][0] == {"header": {"header_name": SESSION_METADATA}, "terminal": True}
     assert (route["timeout"], connection["stream_idle_timeout"]) == ("0s", "0s")
     (cluster,) = resources["clusters"]
     address = cluster["load_assignment"]["endpoints"][0]["lb_endpoints"][0]["endpoint"]["address"]["socket_address"]
