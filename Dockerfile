@@ -33,7 +33,7 @@ COPY weights /weights
 RUN chmod -R a+rX /weights
 
 FROM ${PYTHON_IMAGE}
-ARG VERSION=0.1.0
+ARG VERSION=unknown
 ARG REVISION=unknown
 LABEL org.opencontainers.image.title="mixformer-service" \
       org.opencontainers.image.description="A gRPC microservice that tracks objects in camera streams with MixFormer" \

@@ -1,6 +1,7 @@
 """The files that run and watch the service, held against the service: metrics, settings, ports, pins."""
 
 import json
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,6 +23,7 @@ DASHBOARDS = sorted((DEPLOY / "grafana" / "dashboards").glob("*.json"))
 RULES = sorted((DEPLOY / "prometheus" / "rules").glob("*.yml"))
 COMPOSE = [ROOT / "docker-compose.yml", DEPLOY / "compose.cpu.yml"]
 KUBERNETES = DEPLOY / "kubernetes"
+GHZ_PLANS = [DEPLOY / "ghz" / name for name in ("track.json", "track_stream.json")]
 IMAGE_LOCKS = sorted((DEPLOY / "image").glob("*.lock"))
 SAMPLES = {"histogram": ("_bucket", "_sum", "_count"), "counter": ("_total",), "gauge": ("",)}
 
@@ -142,6 +144,15 @@ def test_the_files_that_compose_mounts_are_there() -> None:
     mounts = [mount for each in services.values() for mount in each.get("volumes", []) if str(mount).startswith("./")]
     assert len(mounts) == 5
     assert [mount for mount in mounts if not (ROOT / mount.split(":")[0]).is_dir()] == []
+
+
+@pytest.mark.parametrize("plan", GHZ_PLANS, ids=lambda path: path.stem)
+def test_ghz_finds_its_plan_and_the_proto_in_its_container(plan: Path) -> None:
+    ghz = parsed(ROOT / "docker-compose.yml")["services"]["ghz"]
+    mounted = {target: source for source, target, _ in (mount.split(":") for mount in ghz["volumes"])}
+    assert ROOT / mounted[ghz["working_dir"]] == plan.parent
+    proto = Path(os.path.normpath(Path(ghz["working_dir"], json.loads(plan.read_text())["proto"])))
+    assert (ROOT / mounted["/proto"] / proto.relative_to("/proto")).is_file()
 
 
 def test_env_example_lists_the_variables_of_compose_with_their_defaults() -> None:
