@@ -11,7 +11,7 @@ from enum import IntEnum
 from typing import NamedTuple
 
 from model.config import ModelConfig, UpdateRule
-from model.crop import Image, cut
+from model.crop import LARGEST_SIDE, Image, cut
 from model.geometry import Box, CropBox, CropWindow, clip, crop_window, meets_frame, to_frame
 
 
@@ -69,7 +69,7 @@ class Target:
     @classmethod
     def start(cls, config: ModelConfig, rule: UpdateRule, image: Image, box: Box) -> "Target":
         """A target that the client says is at `box`. Raises ValueError where the box is empty, not finite or outside the frame."""
-        check_box(box, image.shape[1], image.shape[0])
+        check_box(config, box, image.shape[1], image.shape[0])
         template = cut(image, crop_window(box, config.template_factor), config.template_size)
         status = TargetStatus.TRACKED if config.has_score_head else TargetStatus.UNSPECIFIED
         score = 1.0 if config.has_score_head else None
@@ -107,7 +107,7 @@ class Target:
 
     def relocate(self, box: Box, frame_width: int, frame_height: int) -> None:
         """Look around `box` from now on, with the same templates. Raises ValueError where the box cannot be used."""
-        check_box(box, frame_width, frame_height)
+        check_box(self._config, box, frame_width, frame_height)
         self.state.report = self.report._replace(box=box)
 
     def located(self, image: Image, prediction: CropBox) -> Box:
@@ -184,10 +184,12 @@ class Target:
         return self.memory_key != before
 
 
-def check_box(box: Box, frame_width: int, frame_height: int) -> None:
-    """Raises ValueError, with the numbers, where a client's box is not finite, empty, or nowhere in the frame."""
-    window = crop_window(box, 1.0)
+def check_box(config: ModelConfig, box: Box, frame_width: int, frame_height: int) -> None:
+    """Raises ValueError, with the numbers, where a client's box is not finite, empty, nowhere in the frame or far too large."""
+    side = crop_window(box, config.search_factor).side
+    where = f"box {box.width:g}x{box.height:g} at {box.x:g},{box.y:g}"
     inside = box.x < frame_width and box.y < frame_height and box.x + box.width > 0 and box.y + box.height > 0
-    if not inside or not meets_frame(window, frame_width, frame_height):
-        where = f"{box.width:g}x{box.height:g} at {box.x:g},{box.y:g}"
-        raise ValueError(f"box {where} is outside the frame of {frame_width}x{frame_height}")
+    if not inside or not meets_frame(crop_window(box, 1.0), frame_width, frame_height):
+        raise ValueError(f"{where} is outside the frame of {frame_width}x{frame_height}")
+    if side > LARGEST_SIDE:
+        raise ValueError(f"{where} needs a search window of {side} pixels, over {LARGEST_SIDE}")

@@ -3,7 +3,7 @@
 `reason` is the ErrorInfo reason (google.rpc.ErrorInfo), stable for programs; the message carries ids and numbers, for people.
 """
 
-from typing import ClassVar
+from typing import ClassVar, Self
 
 import grpc
 
@@ -13,6 +13,10 @@ class ServiceError(Exception):
 
     code: ClassVar[grpc.StatusCode] = grpc.StatusCode.INTERNAL
     reason: ClassVar[str] = "INTERNAL"
+
+    def told(self) -> Self:
+        """The same error to keep or to send: without its traceback, which keeps the pictures of all frames it went through."""
+        return type(self)(str(self))
 
 
 class InvalidRequest(ServiceError):

@@ -95,6 +95,7 @@ class Bench:
     engine: FakeEngine
     time: FakeTime
     metrics: Metrics
+    pool: DecodePool
 
     def session(self, session_id: str = "s", options: pb.SessionOptions | None = None, client: str = "me") -> Session:
         """A new session."""
@@ -121,9 +122,10 @@ def bench(limits: Limits = Limits(), **settings: object) -> Bench:  # noqa: B008
     engine, time, metrics = FakeEngine(), FakeTime(), Metrics()
     clock = time.clock
     table = SessionTable(limits.max_sessions, engine.release, clock)
-    tracker = FrameTracker(engine, DecodePool(limits, 2, 5.0), model_config(HELLO), limits, metrics, clock)
+    pool = DecodePool(limits, 2, 5.0)
+    tracker = FrameTracker(engine, pool, model_config(HELLO), limits, metrics, clock)
     given = ServeSettings(limits=limits, **settings)  # type: ignore[arg-type]
-    return Bench(Front(given, "1.2.3", HELLO, table, tracker, metrics, clock), engine, time, metrics)
+    return Bench(Front(given, "1.2.3", HELLO, table, tracker, metrics, clock), engine, time, metrics, pool)
 
 
 def start(target_id: str = "", box: Box = BOX) -> Command:

@@ -1,6 +1,7 @@
 """One frame through a session: what commands make of targets, what is refused and how, and what a step leaves behind."""
 
 import asyncio
+import gc
 import math
 import threading
 
@@ -407,3 +408,27 @@ def test_a_wrong_option_is_refused_by_its_number(options: pb.SessionOptions, wor
 def test_a_target_lost_below_a_threshold_is_neither_certain_nor_found_below_it() -> None:
     rule = bench().front.options(pb.SessionOptions(lost_score_threshold=0.75)).rule
     assert (rule.lost_threshold, rule.uncertain_threshold, rule.found_threshold) == (0.75, 0.75, 0.75)
+
+
+@pytest.mark.parametrize("commands", [(), (Command("nobody", Action.RELOCATE, BOX),), (start(box=Box(9e3, 9e3, 5.0, 5.0)),)])
+async def test_a_refused_frame_keeps_no_picture(commands: tuple[Command, ...]) -> None:
+    given = bench()
+    session = given.session()
+    free = given.pool.free_bytes
+    gc.disable()  # a cycle would be found some day; the budget needs the bytes now
+    try:
+        result = await given.track(session, 1, *commands)
+        assert result.outcome == REJECTED
+        await until(lambda: given.pool.free_bytes == free)
+    finally:
+        gc.enable()
+
+
+async def test_a_target_that_was_not_asked_for_is_not_released() -> None:
+    given = bench()
+    session = given.session()
+    await given.track(session, 1, start("a"))
+    await given.track(session, 2)
+    nowhere = Command("a", Action.RELOCATE, Box(0.0, 0.0, 1e7, 1e7))
+    assert (await given.track(session, 3, nowhere)).outcome == REJECTED
+    assert given.engine.released == []

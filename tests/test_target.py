@@ -133,7 +133,9 @@ def test_relocation_moves_the_window_and_keeps_the_templates() -> None:
     assert target.memory_key == key
 
 
-@pytest.mark.parametrize("box", [Box(400, 10, 20, 20), Box(10, -50, 20, 20), Box(10, 10, 0, 20), Box(10, 10, float("nan"), 20)])
+@pytest.mark.parametrize(
+    "box", [Box(400, 10, 20, 20), Box(10, -50, 20, 20), Box(10, 10, 0, 20), Box(10, 10, float("nan"), 20), Box(0, 0, 3e5, 3e5)]
+)
 def test_box_that_cannot_be_used_is_refused_with_its_numbers(box: Box) -> None:
     with pytest.raises(ValueError, match="box"):
         Target.start(CONFIG, UpdateRule(), frame(0), box)

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 
@@ -137,10 +137,9 @@ class Session:
         self._frames_under_way -= 1
         self.touch()
 
-    def lend(self, targets: Iterable[Target]) -> None:
-        """Note that these targets' memories are about to be used."""
-        for target in targets:
-            self._lent.setdefault(target, target.memory_key)
+    def lend(self, target: Target) -> None:
+        """Note that the target's memory is about to be used: the engine counts it from now on."""
+        self._lent.setdefault(target, target.memory_key)
 
     def commit(self, targets: Mapping[str, Target]) -> None:
         """These are the session's targets now. The one place where memories are released: of targets that are gone and of

@@ -76,7 +76,7 @@ class FrameTracker:
                 raise BadFrame("message holds no picture")
             decoded = await self._pool.decode(frame.payload, None if frame.commands else _rows_ahead(session.targets))
         except ServiceError as error:
-            return error
+            return error.told()
         self._metrics.on_decoded(decoded.seconds)
         return decoded
 
@@ -86,12 +86,12 @@ class FrameTracker:
             session.begin(frame.number)
             self._check_age(session, frame)
             if isinstance(prepared, ServiceError):
-                raise prepared
+                raise prepared.told()
             result = await self._process(session, frame, prepared)
         except (FrameTooOld, FrameSuperseded) as error:
-            result = FrameResult(frame.number, Outcome.DROPPED, {}, error, Timing())
+            result = FrameResult(frame.number, Outcome.DROPPED, {}, error.told(), Timing())
         except ServiceError as error:
-            result = _rejected(session, frame, error)
+            result = _rejected(session, frame, error.told())
         except Exception:  # noqa: BLE001 - a fault of ours on one frame must not end the stream either; it is logged whole
             _log.exception("session %s, frame %d", session.session_id, frame.number)
             result = _rejected(session, frame, ServiceError("internal error, see the server's log"))
@@ -156,7 +156,6 @@ class FrameTracker:
 
     async def _ask(self, session: Session, targets: Mapping[str, Target], image: Image) -> dict[str, Answer | ServiceError]:
         """The engine's answer for every target; all are asked at once, so that they can share a batch."""
-        session.lend(targets.values())
         if len(targets) == 1:  # most sessions: a task of its own would be a tenth of the step
             name, target = next(iter(targets.items()))
             return {name: await self._ask_one(session, target, image)}
@@ -168,10 +167,11 @@ class FrameTracker:
             search = await self._search(target, image)
         except ValueError as error:
             return BadBox(str(error))
+        session.lend(target)
         try:
             return await self._predictor.submit(session.client, target, search.tobytes())
         except ServiceError as error:
-            return error
+            return error.told()
 
     async def _search(self, target: Target, image: Image) -> Image:
         if target.search_window.side <= _LARGE_WINDOW:
