@@ -2,6 +2,8 @@
 # make demo    track a real clip over gRPC on this machine's CPU; results in demo_output/
 # make test    the test suite
 # make bench   benchmarks of this machine; figures in benchmarks/latest.json
+# make train   RECIPE=mixvit_tiny_gpu DATA=folder: training/recipes/RECIPE.toml from shards to calibrated weights/RECIPE.safetensors
+# make evaluate  SEQUENCES=folder WEIGHTS=file: one pass over annotated sequences, beside other trackers (VITTRACK=file.onnx)
 # make check   lint, format, types, API lint, generated stubs fresh
 # make proto   generate the gRPC stubs again after a change to tracking.proto
 # make lock    resolve requirements.lock again after a change to the dependencies
@@ -12,6 +14,9 @@
 # make deploy-check  what watches and runs the service, by the tools it is for (needs promtool, openssl)
 
 PYTHON ?= python3
+RECIPE ?= mixvit_tiny_cpu
+DATA ?= data
+WEIGHTS ?= weights/mixvit_tiny.safetensors
 TORCH_INDEX ?=
 BIN := .venv/bin
 READY := .venv/.ready
@@ -19,7 +24,7 @@ PROTO := mixformer/tracking/v1/tracking
 STUBS := $(addprefix $(PROTO)_,pb2.py pb2.pyi pb2_grpc.py pb2_grpc.pyi)
 CODE := $(wildcard model service training benchmarks deploy tests)
 
-.PHONY: setup demo test bench check stubs-fresh proto lock image-locks compose-test gpu-test envoy-test deploy-check clean
+.PHONY: setup demo test bench train evaluate check stubs-fresh proto lock image-locks compose-test gpu-test envoy-test deploy-check clean
 
 setup: $(READY)
 
@@ -39,6 +44,14 @@ test: setup
 
 bench: setup
 	$(BIN)/python -m benchmarks
+
+train: setup
+	$(BIN)/python -m training train training/recipes/$(RECIPE).toml weights/$(RECIPE).safetensors --data $(DATA)
+	$(BIN)/python -m training calibrate weights/$(RECIPE).safetensors --data $(DATA)
+	$(if $(SEQUENCES),$(BIN)/python -m training evaluate $(SEQUENCES) --weights weights/$(RECIPE).safetensors)
+
+evaluate: setup
+	$(BIN)/python -m training evaluate $(SEQUENCES) --weights $(WEIGHTS) $(if $(VITTRACK),--vittrack $(VITTRACK))
 
 check: setup stubs-fresh
 	$(BIN)/ruff check .
