@@ -43,7 +43,7 @@ test: setup
 	$(BIN)/python -m pytest
 
 bench: setup
-	$(BIN)/python -m benchmarks
+	OMP_WAIT_POLICY=passive $(BIN)/python -m benchmarks
 
 train: setup
 	$(BIN)/python -m training train training/recipes/$(RECIPE).toml weights/$(RECIPE).safetensors --data $(DATA)

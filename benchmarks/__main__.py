@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import arithmetic, sessions, speedup
+from benchmarks import arithmetic, decoding, service, sessions, speedup
 from benchmarks.timing import CLOCKS, Figure, Options
 from service.cpu import usable_cores
 
@@ -17,6 +17,8 @@ BENCHMARKS: dict[str, Callable[[Options], dict[str, Figure]]] = {
     "speedup": speedup.measure,
     "arithmetic": arithmetic.measure,
     "sessions": sessions.measure,
+    "service": service.measure,
+    "decoding": decoding.measure,
 }
 LATEST = Path(__file__).parent / "latest.json"
 
@@ -44,7 +46,7 @@ def main() -> None:
 
 def _line(name: str, figure: Figure) -> str:
     return (
-        f"{name:36} {figure.value:9.3f} {figure.unit:10} quartiles {figure.lower_quartile:.3f} to {figure.upper_quartile:.3f}"
+        f"{name:42} {figure.value:9.3f} {figure.unit:10} quartiles {figure.lower_quartile:.3f} to {figure.upper_quartile:.3f}"
     )
 
 
