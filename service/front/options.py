@@ -11,6 +11,14 @@ from service.errors import InvalidRequest
 from service.front.times import duration, seconds_of
 
 _SEARCH_FACTORS = (1.0, 10.0)
+# The API's name of an option, and the rule's.
+_RULE_FIELDS = {
+    "update_interval_frames": "update_interval",
+    "online_templates": "online_size",
+    "candidate_score_threshold": "candidate_threshold",
+    "score_decay": "score_decay",
+    "lost_score_threshold": "lost_threshold",
+}
 
 
 class OverloadPolicy(IntEnum):
@@ -81,20 +89,18 @@ def _policy(number: int) -> OverloadPolicy:
 
 def _rule(message: pb.SessionOptions, default: UpdateRule) -> UpdateRule:
     rule = default
-    try:
-        if message.HasField("update_interval_frames"):
-            rule = replace(rule, update_interval=message.update_interval_frames)
-        if message.HasField("online_templates"):
-            rule = replace(rule, online_size=message.online_templates)
-        if message.HasField("candidate_score_threshold"):
-            rule = replace(rule, candidate_threshold=message.candidate_score_threshold)
-        if message.HasField("score_decay"):
-            rule = replace(rule, score_decay=message.score_decay)
-        if message.HasField("lost_score_threshold"):
-            rule = _lost_below(rule, message.lost_score_threshold)
-    except ValueError as error:
-        raise InvalidRequest(str(error)) from error
+    for option, name in _RULE_FIELDS.items():
+        if message.HasField(option):  # type: ignore[arg-type]
+            rule = _changed(rule, option, name, getattr(message, option))
     return rule
+
+
+def _changed(rule: UpdateRule, option: str, name: str, value: float) -> UpdateRule:
+    try:
+        return _lost_below(rule, value) if name == "lost_threshold" else replace(rule, **{name: value})  # type: ignore[arg-type]
+    except ValueError as error:
+        # The rule names its own field first, which clients do not know.
+        raise InvalidRequest(f"{option} {str(error).partition(' ')[2]}") from error
 
 
 def _lost_below(rule: UpdateRule, threshold: float) -> UpdateRule:
