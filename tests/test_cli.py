@@ -30,6 +30,8 @@ TRACK = ["track", "clip.mp4", "--box", "1,2,3,4"]
         ([*TRACK, "--box=1,2,-3,4"], "'1,2,-3,4'"),
         ([*TRACK, "--online-size", "9"], "--online-size"),
         ([*TRACK, "--update-interval", "0"], "'0'"),
+        ([*TRACK, "--server", "localhost:1", "--update-interval", "99999999999"], "1 to 2147483647"),
+        ([*TRACK, "--update-interval", "9" * 5000], "1 to 2147483647"),
         ([*TRACK, "--precision", "float8"], "float8"),
         ([*TRACK, "--variant", "resnet"], "resnet"),
         ([*TRACK, "--server", "localhost:1", "--weights", "w"], "--weights"),

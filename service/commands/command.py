@@ -5,6 +5,8 @@ import math
 
 from model.geometry import Box
 
+_LARGEST = 2**31 - 1
+
 
 class CommandError(Exception):
     """The command cannot go on. Its message is the one line the user sees; `exit_code` is the process's."""
@@ -37,9 +39,9 @@ def positive_float(text: str) -> float:
 
 
 def positive_int(text: str) -> int:
-    """A whole number above 0. Raises ArgumentTypeError where it is not one."""
-    if not (text.isascii() and text.isdigit() and int(text) > 0):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
+    """A whole number of 1 to 2147483647, which every field of the API holds. Raises ArgumentTypeError where it is not one."""
+    if not (text.isascii() and text.isdigit() and len(text) <= len(str(_LARGEST)) and 0 < int(text) <= _LARGEST):
+        raise argparse.ArgumentTypeError(f"{text[:20]!r} is not a whole number of 1 to {_LARGEST}")
     return int(text)
 
 
