@@ -1,1 +1,1 @@
-"""The tracker: MixFormer, its crops and its state per target. Knows no network, no clock and no environment."""
+"""The tracker: MixFormer, its crops and its state per target. No gRPC, no socket, no clock and no environment."""

@@ -1,4 +1,4 @@
-"""Everything that can go wrong and be told to a client, as one tree; `frontend.py` maps it to status codes by `code`.
+"""Everything that can go wrong and be told to a client, as one tree; `front/status.py` ends calls with its `code`.
 
 `reason` is the ErrorInfo reason (google.rpc.ErrorInfo), stable for programs; the message carries ids and numbers, for people.
 """
