@@ -35,6 +35,18 @@ async def test_who_waits_first_is_served_first_even_if_less_would_fit() -> None:
     assert (served, budget.free) == (["large", "small"], 3)
 
 
+async def test_nothing_is_taken_past_those_who_wait() -> None:
+    budget = ByteBudget(10)
+    assert budget.take_now(8)
+    assert not budget.take_now(3)
+    waits = asyncio.create_task(budget.take(6))
+    await asyncio.sleep(0)
+    assert not budget.take_now(1)
+    budget.give_back(8)
+    await waits
+    assert (budget.take_now(4), budget.free) == (True, 0)
+
+
 async def test_who_stops_waiting_neither_takes_nor_blocks() -> None:
     budget = ByteBudget(10)
     await budget.take(8)

@@ -15,6 +15,7 @@ from model.geometry import CropWindow
 from service.config import Limits
 from service.decode import Payload, decode_rest, decode_top, picture_size
 from service.errors import Overloaded
+from service.headers import Size
 
 _CHANNELS = 3
 
@@ -44,6 +45,13 @@ class ByteBudget:
     def free(self) -> int:
         """Bytes that nobody holds."""
         return self._free
+
+    def take_now(self, amount: int) -> bool:
+        """Hold `amount` bytes until `give_back` if they are free and nobody waits; whether they were."""
+        is_free = not self._waiting and amount <= self._free
+        if is_free:
+            self._free -= amount
+        return is_free
 
     async def take(self, amount: int) -> None:
         """Wait until `amount` bytes are free, and hold them until `give_back`."""
@@ -94,12 +102,8 @@ class DecodePool:
         """
         size = picture_size(payload, self._limits)
         amount = size.width * size.height * _CHANNELS
-        try:
-            async with asyncio.timeout(self._wait_seconds):
-                await self._budget.take(amount)
-        except TimeoutError:
-            limit = f"decoded_bytes_budget {self._limits.decoded_bytes_budget}"
-            raise Overloaded(f"frame of {size.width}x{size.height} found no room in {limit}") from None
+        if not self._budget.take_now(amount):
+            await self._wait_for_room(size, amount)
         running = self._threads.submit(_decode, payload, self._limits, size.height if rows is None else rows)
         running.add_done_callback(_Return(self._budget, amount, asyncio.get_running_loop()))
         return await asyncio.wrap_future(running)
@@ -115,6 +119,14 @@ class DecodePool:
     def close(self) -> None:
         """Give the threads back; pictures that nobody waits for any more are dropped."""
         self._threads.shutdown(wait=True, cancel_futures=True)
+
+    async def _wait_for_room(self, size: Size, amount: int) -> None:
+        try:
+            async with asyncio.timeout(self._wait_seconds):
+                await self._budget.take(amount)
+        except TimeoutError:
+            limit = f"decoded_bytes_budget {self._limits.decoded_bytes_budget}"
+            raise Overloaded(f"frame of {size.width}x{size.height} found no room in {limit}") from None
 
 
 def _decode(payload: Payload, limits: Limits, rows: int) -> Decoded:
