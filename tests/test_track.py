@@ -8,16 +8,23 @@ import cv2
 import numpy as np
 import pytest
 import simplejpeg
+import torch
+from fake_front import bench, start
 from fake_service import FakeService, listening
+from pictures import encoded, scene
 
 from mixformer.tracking.v1 import tracking_pb2 as pb
+from model.checkpoint import load_model
+from model.config import UpdateRule
 from model.crop import Image
+from model.geometry import Box
 from service.cli import main
 from service.commands.command import CommandError
 from service.commands.drawing import COLORS, draw_targets
 from service.commands.footage import CODECS, VideoFile, open_footage
-from service.commands.results import BoxRecord, TargetRecord
+from service.commands.results import BoxRecord, TargetRecord, record_of_result
 from service.commands.synthetic import synthetic_clip
+from service.commands.track_local import Followers
 from service.config import Limits
 from service.decode import RawImage, decode
 
@@ -122,6 +129,24 @@ def test_a_rejected_frame_is_told_and_the_next_one_is_tracked(
     assert [line["outcome"] for line in lines] == ["PROCESSED", "PROCESSED", "REJECTED", "PROCESSED"]
     assert lines[2]["error"]["reason"] == "BAD_FRAME"
     assert "frame 2 REJECTED: BAD_FRAME" in capsys.readouterr().err
+
+
+async def test_a_frame_on_which_one_target_fails_is_told_as_the_service_tells_it(tiny_weights: Path) -> None:
+    boxes = {"near": Box(40.0, 30.0, 24.0, 24.0), "far": Box(270.0, 190.0, 24.0, 24.0)}
+    whole, small = encoded(scene()), encoded(scene(96, 72))
+    followers = Followers(load_model(tiny_weights, None, "cpu", torch.float32), UpdateRule(), boxes)
+    ours = [followers.follow(number, payload) for number, payload in enumerate((whole, small, whole))]
+    given = bench()
+    session, commands = given.session(), [start(name, box) for name, box in boxes.items()]
+    theirs = [
+        record_of_result(await given.track(session, 0, *commands)),
+        record_of_result(await given.track(session, 1, payload=small)),
+    ]
+    assert ours[1].error is not None and ours[1].error.message.startswith("target 'far': ")
+    assert (ours[1].outcome, ours[1].error) == (theirs[1].outcome, theirs[1].error)
+    assert ours[1].targets[1] == theirs[1].targets[1]
+    assert [target.score is None for target in ours[1].targets] == [False, True]
+    assert (ours[2].outcome, ours[2].error) == ("PROCESSED", None)
 
 
 def test_a_servers_rejection_is_told_alike(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -29,14 +29,14 @@ class TargetRecord(msgspec.Struct, frozen=True):
 
 
 class ErrorRecord(msgspec.Struct, frozen=True):
-    """Why a frame was not used."""
+    """Why a frame was not used, or not for every target."""
 
     reason: str
     message: str
 
 
 class FrameRecord(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One frame. `outcome` is PROCESSED, DROPPED or REJECTED; `error` is there only for a frame that was not used."""
+    """One frame. `outcome` is PROCESSED, DROPPED or REJECTED; `error` is there only for a frame that was not used for every target."""
 
     frame_number: int
     outcome: str
@@ -57,15 +57,21 @@ def _target_of_result(target: pb.TargetResult) -> TargetRecord:
     return _target(target.target_id, box, score, TargetStatus(target.status))
 
 
-def record_of_reports(frame_number: int, reports: Mapping[str, TargetReport]) -> FrameRecord:
-    """What the trackers of this process say of a frame, by target id."""
+def record_of_reports(
+    frame_number: int, reports: Mapping[str, TargetReport], failed: ServiceError | None = None
+) -> FrameRecord:
+    """What the trackers of this process say of a frame, by target id. `failed` names those that have no answer."""
     targets = [_target(name, report.box, report.score, report.status) for name, report in reports.items()]
-    return FrameRecord(frame_number, "PROCESSED", targets)
+    return FrameRecord(frame_number, "PROCESSED", targets, None if failed is None else _error(failed))
 
 
 def record_of_error(frame_number: int, error: ServiceError) -> FrameRecord:
     """A frame that this process could not use."""
-    return FrameRecord(frame_number, "REJECTED", [], ErrorRecord(error.reason, str(error)))
+    return FrameRecord(frame_number, "REJECTED", [], _error(error))
+
+
+def _error(error: ServiceError) -> ErrorRecord:
+    return ErrorRecord(error.reason, str(error))
 
 
 def _target(target_id: str, box: Box, score: float | None, status: TargetStatus) -> TargetRecord:

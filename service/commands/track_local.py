@@ -19,7 +19,8 @@ from service.commands.track import FILE_LIMITS, TrackOutput
 from service.commands.weights import DEFAULT_WEIGHTS
 from service.decode import Payload, decode
 from service.device import choose_device, choose_dtype
-from service.errors import BadBox, BadFrame, NonFinitePrediction, ServiceError
+from service.errors import BadBox, NonFinitePrediction, ServiceError
+from service.failures import combined, without_answer
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -41,25 +42,41 @@ class Followers:
     def __init__(self, loaded: LoadedModel, rule: UpdateRule, boxes: Mapping[str, Box]) -> None:
         self._boxes = boxes
         self._trackers = {target_id: Tracker(loaded.model, rule) for target_id in boxes}
+        # What each target's tracker said last.
+        self._reports: dict[str, TargetReport] = {}
 
     def follow(self, frame_number: int, payload: Payload) -> FrameRecord:
-        """What the next frame shows. A frame that cannot be used is REJECTED, and the next one is tracked."""
+        """What the next frame shows, in the words of the service (docs/api.md).
+
+        A frame that cannot be used, or on which every target fails, is REJECTED, and the next one is tracked.
+        """
         try:
             image = decode(payload, FILE_LIMITS)
-            reports = {target_id: self._report(target_id, frame_number, image) for target_id in self._trackers}
+            return self._track(frame_number, image) if frame_number else self._start(image)
         except ServiceError as error:
             return record_of_error(frame_number, error)
-        return record_of_reports(frame_number, reports)
 
-    def _report(self, target_id: str, frame_number: int, image: Image) -> TargetReport:
-        tracker = self._trackers[target_id]
-        try:
-            return tracker.track(image) if frame_number else tracker.start(image, self._boxes[target_id])
-        except NonFinitePredictionError as error:
-            raise NonFinitePrediction(f"target {target_id!r}: {error}") from error
-        except ValueError as error:
-            refusal = BadFrame if frame_number else BadBox
-            raise refusal(f"target {target_id!r}: {error}") from error
+    def _start(self, image: Image) -> FrameRecord:
+        for target_id, tracker in self._trackers.items():
+            try:
+                self._reports[target_id] = tracker.start(image, self._boxes[target_id])
+            except ValueError as error:
+                raise BadBox(f"target {target_id!r}: {error}") from error
+        return record_of_reports(0, self._reports)
+
+    def _track(self, frame_number: int, image: Image) -> FrameRecord:
+        failures: dict[str, ServiceError] = {}
+        for target_id, tracker in self._trackers.items():
+            try:
+                self._reports[target_id] = tracker.track(image)
+            except NonFinitePredictionError as error:
+                failures[target_id] = NonFinitePrediction(str(error))
+            except ValueError as error:
+                failures[target_id] = BadBox(str(error))
+        if len(failures) == len(self._trackers):
+            raise combined(failures)
+        reports = {name: without_answer(last) if name in failures else last for name, last in self._reports.items()}
+        return record_of_reports(frame_number, reports, combined(failures) if failures else None)
 
 
 def _load(arguments: argparse.Namespace) -> LoadedModel:
