@@ -31,7 +31,8 @@ class Decoded(NamedTuple):
 
     def holds(self, windows: Iterable[CropWindow]) -> bool:
         """Whether all that the windows share with the frame is decoded."""
-        return all(min(window.top + window.side, len(self.image)) <= self.rows for window in windows)
+        height = len(self.image)
+        return self.rows == height or all(min(window.top + window.side, height) <= self.rows for window in windows)
 
 
 class ByteBudget:

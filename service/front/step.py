@@ -17,7 +17,7 @@ import asyncio
 import contextlib
 import logging
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Protocol
@@ -129,7 +129,7 @@ class FrameTracker:
         if not commanded.targets and not frame.commands:
             raise NoTarget(f"session {session.session_id} has no target: send initialize or ensure with a frame")
         followed = {name: target for name, target in commanded.targets.items() if name not in commanded.started}
-        picture = await self._showing(frame, picture, [target.search_window for target in followed.values()])
+        picture = await self._showing(frame, picture, (target.search_window for target in followed.values()))
         outcomes = await self._ask(session, followed, picture.image)
         picture = await self._showing(frame, picture, _views(followed, outcomes, picture.image))
         reports = {name: commanded.targets[name].report for name in commanded.started}
@@ -146,7 +146,7 @@ class FrameTracker:
         error = _combined(failures) if failures else None
         return FrameResult(frame.number, Outcome.PROCESSED, ordered, error, _timing(picture, outcomes.values()))
 
-    async def _showing(self, frame: Frame, picture: Decoded, windows: Sequence[CropWindow]) -> Decoded:
+    async def _showing(self, frame: Frame, picture: Decoded, windows: Iterable[CropWindow]) -> Decoded:
         """The picture with all that the windows look at: a target may be lower than it was when the frame was decoded."""
         if frame.payload is None or picture.holds(windows):
             return picture
@@ -185,14 +185,12 @@ def _rows_ahead(targets: Mapping[str, Target]) -> int | None:
     return max((window.top + math.ceil(_SLACK * window.side) for window in windows), default=None)
 
 
-def _views(targets: Mapping[str, Target], outcomes: Mapping[str, Answer | ServiceError], image: Image) -> list[CropWindow]:
+def _views(targets: Mapping[str, Target], outcomes: Mapping[str, Answer | ServiceError], image: Image) -> Iterator[CropWindow]:
     """What will be looked at of the frame when the targets take these answers."""
-    windows = []
     for name, outcome in outcomes.items():
         if isinstance(outcome, Answer):
             with contextlib.suppress(NonFinitePredictionError):  # refused when the target takes it
-                windows.append(targets[name].view_window(targets[name].located(image, outcome.box)))
-    return windows
+                yield targets[name].view_window(targets[name].located(image, outcome.box))
 
 
 def _advanced(target: Target, image: Image, outcome: Answer | ServiceError) -> Answer | ServiceError:
