@@ -156,7 +156,7 @@ class FrameTracker:
 
     async def _ask(self, session: Session, targets: Mapping[str, Target], image: Image) -> dict[str, Answer | ServiceError]:
         """The engine's answer for every target; all are asked at once, so that they can share a batch."""
-        if len(targets) == 1:  # most sessions: a task of its own would be a tenth of the step
+        if len(targets) == 1:  # most sessions: a task of its own costs 40 us
             name, target = next(iter(targets.items()))
             return {name: await self._ask_one(session, target, image)}
         asked = (self._ask_one(session, target, image) for target in targets.values())
