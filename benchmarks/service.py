@@ -2,7 +2,7 @@
 
 Both sides start from the same 640x360 JPEG frames and do the same for each: decode, crop, track, update rule. The service does it
 with its real processes over gRPC on the loopback; CPU time of the client is taken off its wall time, spread over the cores.
-Rounds of both sides take turns.
+Rounds of both sides take turns. Set OMP_WAIT_POLICY=passive, as the parent does for its worker, or the two sides differ in it.
 """
 
 import asyncio
