@@ -22,6 +22,7 @@ class FakeService:
         self.options: list[pb.SessionOptions] = []
         self.frames: list[pb.Frame] = []
         self.deleted: list[str] = []
+        self.delete_fails: grpc.StatusCode | None = None
 
     def track_stream(
         self, requests: Iterator[pb.TrackStreamRequest], context: grpc.ServicerContext
@@ -56,6 +57,8 @@ class FakeService:
     def delete_session(self, request: pb.DeleteSessionRequest, context: grpc.ServicerContext) -> pb.DeleteSessionResponse:
         """Remembers the session's id."""
         self.deleted.append(request.session_id)
+        if self.delete_fails is not None:
+            context.abort(self.delete_fails, "not deleted")
         return pb.DeleteSessionResponse()
 
 

@@ -3,6 +3,7 @@
 import asyncio
 from contextlib import AsyncExitStack
 
+import grpc
 import pytest
 from fake_service import FakeService, listening
 
@@ -29,6 +30,19 @@ async def test_a_stream_opens_with_its_options_and_deletes_its_session_at_the_en
             assert service.options == [pb.SessionOptions(update_interval_frames=7)]
             assert service.deleted == []
         assert service.deleted == ["fake"]
+
+
+async def test_a_session_that_has_ended_by_itself_needs_no_deleting() -> None:
+    service = FakeService()
+    with listening(service) as server:
+        async with TrackingClient(server) as client:
+            service.delete_fails = grpc.StatusCode.NOT_FOUND
+            async with client.stream(pb.SessionOptions()):
+                pass
+            service.delete_fails = grpc.StatusCode.INTERNAL
+            with pytest.raises(ClientError, match="INTERNAL: not deleted"):
+                async with client.stream(pb.SessionOptions()):
+                    pass
 
 
 async def test_a_stream_that_the_server_ends_names_server_and_status() -> None:
