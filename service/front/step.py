@@ -25,9 +25,10 @@ from typing import Protocol
 from model.config import ModelConfig
 from model.crop import Image
 from model.geometry import CropWindow
-from model.target import NonFinitePredictionError, Target, TargetReport, TargetStatus
+from model.target import NonFinitePredictionError, Target
 from service.config import Limits
 from service.errors import BadBox, BadFrame, FrameSuperseded, FrameTooOld, NonFinitePrediction, NoTarget, ServiceError
+from service.failures import combined, without_answer
 from service.front.budget import Decoded, DecodePool
 from service.front.engine import Answer, MemorySource
 from service.front.frames import Frame, FrameResult, Outcome, Timing
@@ -138,12 +139,12 @@ class FrameTracker:
             answer = _advanced(followed[name], picture.image, outcome)
             if isinstance(answer, ServiceError):
                 failures[name] = answer
-            reports[name] = _without_answer(followed[name].report) if name in failures else followed[name].report
+            reports[name] = without_answer(followed[name].report) if name in failures else followed[name].report
         if failures and len(failures) == len(reports):
-            raise _combined(failures)
+            raise combined(failures)
         session.commit(commanded.targets)
         ordered = {name: reports[name] for name in commanded.targets}
-        error = _combined(failures) if failures else None
+        error = combined(failures) if failures else None
         return FrameResult(frame.number, Outcome.PROCESSED, ordered, error, _timing(picture, outcomes.values()))
 
     async def _showing(self, frame: Frame, picture: Decoded, windows: Iterable[CropWindow]) -> Decoded:
@@ -202,19 +203,6 @@ def _advanced(target: Target, image: Image, outcome: Answer | ServiceError) -> A
     except NonFinitePredictionError as error:
         return NonFinitePrediction(str(error))
     return outcome
-
-
-def _without_answer(last: TargetReport) -> TargetReport:
-    """What can be said of a target that got no answer: where it was."""
-    status = TargetStatus.LOST if last.status is TargetStatus.LOST else TargetStatus.UNCERTAIN
-    since = last.frames_since_tracked + 1
-    return TargetReport(last.box, None, status, since, template_updated=False)
-
-
-def _combined(failures: Mapping[str, ServiceError]) -> ServiceError:
-    """One error for several targets, of the kind of the first."""
-    kind = type(next(iter(failures.values())))
-    return kind("; ".join(f"target {name!r}: {error}" for name, error in failures.items()))
 
 
 def _rejected(session: Session, frame: Frame, error: ServiceError) -> FrameResult:
