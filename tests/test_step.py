@@ -432,3 +432,17 @@ async def test_a_target_that_was_not_asked_for_is_not_released() -> None:
     nowhere = Command("a", Action.RELOCATE, Box(0.0, 0.0, 1e7, 1e7))
     assert (await given.track(session, 3, nowhere)).outcome == REJECTED
     assert given.engine.released == []
+
+
+async def test_a_frame_that_waits_for_room_keeps_its_session() -> None:
+    given = bench(Limits(decoded_bytes_budget=scene().nbytes, max_frame_pixels=scene().nbytes // 3))
+    session = given.session()
+    held = await given.pool.decode(given.frame(0).payload or b"")
+    waiting = asyncio.create_task(given.front.tracker.prepare(session, given.frame(1)))
+    await asyncio.sleep(0)
+    given.time.now += 2 * session.options.idle_timeout_seconds
+    assert session.idle_seconds_left > 0
+    del held
+    assert isinstance(await waiting, Decoded)
+    given.time.now += 2 * session.options.idle_timeout_seconds
+    assert session.idle_seconds_left <= 0

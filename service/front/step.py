@@ -75,7 +75,8 @@ class FrameTracker:
             self._check_age(session, frame)
             if frame.payload is None:
                 raise BadFrame("message holds no picture")
-            decoded = await self._pool.decode(frame.payload, None if frame.commands else _rows_ahead(session.targets))
+            with session.working():  # also while the frame waits for room
+                decoded = await self._pool.decode(frame.payload, None if frame.commands else _rows_ahead(session.targets))
         except ServiceError as error:
             return error.told()
         self._metrics.on_decoded(decoded.seconds)
