@@ -183,7 +183,7 @@ def _decode_ms(clip: Clip) -> float:
 def _processes(settings: ServeSettings, folder: Path) -> Iterator[tuple[str, psutil.Process]]:
     """A worker and a front as the parent starts them; gives the front's address, and the front."""
     settings = replace(settings, worker_socket=str(folder / "worker.sock"), log_level="warning")
-    with _child("service.worker.worker", settings), _child("service.front.frontend", settings) as front:
+    with _child("service.worker.runner", settings), _child("service.front.frontend", settings) as front:
         assert front.stdout is not None
         word, _, address = front.stdout.readline().decode().strip().partition(" ")
         if word != "READY":

@@ -27,7 +27,7 @@ GRACE_SECONDS = 25
 KILL_WORKER = """
 import os, pathlib, signal
 for each in pathlib.Path("/proc").glob("[0-9]*/cmdline"):
-    if b"service.worker.worker" in each.read_bytes().split(bytes(1)):
+    if b"service.worker.runner" in each.read_bytes().split(bytes(1)):
         os.kill(int(each.parent.name), signal.SIGKILL)
 """
 

@@ -5,10 +5,15 @@ import sys
 import threading
 from typing import NoReturn
 
-from service.config import ServeSettings
+from service.config import SIMULATED_DEVICE, ServeSettings
 
 EXIT_BAD_SETTINGS = 78
 """Status of a child that would fail again if it were started again (EX_CONFIG of sysexits.h)."""
+
+
+def worker_module(device: str) -> str:
+    """What `python -m` is to run as the worker of a device."""
+    return "service.worker.simulated" if device == SIMULATED_DEVICE else "service.worker.runner"
 
 
 def begin() -> ServeSettings:

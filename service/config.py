@@ -16,6 +16,8 @@ from msgspec import Meta
 
 ENVIRONMENT_PREFIX = "MIXFORMER_"
 MIB = 1024 * 1024
+# The `device` that is not there (worker/simulated.py).
+SIMULATED_DEVICE = "simulated"
 # Upper ends are far above what makes sense; a value over them is a slip, and would only fail later.
 YEAR_SECONDS = 365 * 24 * 3600
 
@@ -73,7 +75,13 @@ class ServeSettings:
     precision: Annotated[
         Literal["auto", "float32", "bfloat16", "float16"], Meta(description="arithmetic of the network")
     ] = "auto"  # fmt: skip
-    device: Annotated[str, Meta(min_length=1, description="auto, cpu, cuda or cuda:N")] = "auto"
+    device: Annotated[
+        str, Meta(min_length=1, description="auto, cpu, cuda or cuda:N; simulated: made-up boxes, for load tests")
+    ] = "auto"  # fmt: skip
+    simulated_batch_ms: Annotated[float, Meta(ge=0, le=60_000, description="what a pass of the simulated device takes")] = 10.0
+    simulated_item_ms: Annotated[
+        float, Meta(ge=0, le=60_000, description="what each target of it, and each template memory that is new, adds")
+    ] = 1.0  # fmt: skip
     threads: Annotated[int, Meta(ge=0, le=1024, description="CPU threads of the worker; 0 means automatic")] = 0
     slots: Annotated[int, Meta(ge=0, le=65536, description="template memories held on the device; 0 means automatic")] = 0
     max_batch: Annotated[int, Meta(ge=1, le=1024, description="targets tracked in one pass")] = 32

@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from service import logs
-from service.child import EXIT_BAD_SETTINGS
+from service.child import EXIT_BAD_SETTINGS, worker_module
 from service.config import ServeSettings, SettingsError
 
 _WORKER_GRACE_SECONDS = 5.0
@@ -65,12 +65,12 @@ class Server:
     def __init__(
         self,
         settings: ServeSettings,
-        worker: Sequence[str] = ("-m", "service.worker.worker"),
+        worker: Sequence[str] = (),
         front: Sequence[str] = ("-m", "service.front.frontend"),
     ) -> None:
-        """`worker` and `front` are what Python is called with."""
+        """`worker` and `front` are what Python is called with; the worker is by default the one of the device."""
         self._settings = settings
-        self._worker_arguments = worker
+        self._worker_arguments = worker or ("-m", worker_module(settings.device))
         self._front_arguments = front
         self._worker: Process | None = None
         self._front: Process | None = None

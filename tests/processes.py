@@ -1,17 +1,23 @@
-"""A real front and a real worker, as the parent starts them."""
+"""The real processes: a front and a worker as the parent starts them, and the parent as a user starts it."""
 
 import os
+import re
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import psutil
+
 from service.config import ServeSettings
 
 Child = subprocess.Popen[bytes]
+
+PATIENCE_SECONDS = 60
 
 
 @dataclass(frozen=True)
@@ -52,7 +58,7 @@ def child(module: str, settings: ServeSettings) -> Iterator[Child]:
 
 @contextmanager
 def service(weights: Path, folder: Path, settings: ServeSettings) -> Iterator[Running]:
-    """A worker on one core and a front that says it is ready, with these settings and ports of their own."""
+    """A worker on one core of the CPU and a front that says it is ready, with these settings and ports of their own."""
     port = free_port()
     whole = replace(
         settings,
@@ -64,8 +70,55 @@ def service(weights: Path, folder: Path, settings: ServeSettings) -> Iterator[Ru
         worker_socket=str(folder / "worker.sock"),
         log_level="warning",
     )
-    with child("service.worker.worker", whole) as worker, child("service.front.frontend", whole) as front:
+    with child("service.worker.runner", whole) as worker, child("service.front.frontend", whole) as front:
         assert front.stdout is not None
         word, _, address = front.stdout.readline().decode().strip().partition(" ")
         assert word == "READY", front.stderr.read() if front.stderr else ""
         yield Running(address, f"http://127.0.0.1:{port}/metrics", front, worker)
+
+
+@dataclass(frozen=True)
+class Served:
+    """`mixformer serve`, running. `log` is what its processes have written."""
+
+    parent: Child
+    address: str
+    metrics: str
+    log: Path
+
+    def worker(self) -> psutil.Process:
+        """The present worker."""
+        return self._child("service.worker.")
+
+    def front(self) -> psutil.Process:
+        """The front."""
+        return self._child("service.front.")
+
+    def _child(self, module: str) -> psutil.Process:
+        children = psutil.Process(self.parent.pid).children()
+        return next(each for each in children if any(word.startswith(module) for word in each.cmdline()))
+
+
+@contextmanager
+def served(folder: Path, *flags: str) -> Iterator[Served]:
+    """The service as a user starts it, with these flags and ports of its own. Killed at the end, where it still runs."""
+    ports = ("--listen", "127.0.0.1:0", "--metrics", "127.0.0.1:0")
+    command = [sys.executable, "-m", "service", "serve", *ports, "--threads", "1", *flags]
+    log = folder / "log"
+    with log.open("wb") as errors, subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=errors) as parent:
+        try:
+            address = _read(log, parent, r"serving on (\S+)")
+            port = _read(log, parent, r"metrics on port (\d+)")
+            yield Served(parent, address, f"http://127.0.0.1:{port}/metrics", log)
+        finally:
+            parent.kill()
+
+
+def _read(log: Path, parent: Child, pattern: str) -> str:
+    """What the processes write, once they have written it."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while time.monotonic() < deadline and parent.poll() is None:
+        if found := re.search(pattern, log.read_text()):
+            return found[1]
+        time.sleep(0.02)
+    raise AssertionError(f"no {pattern!r} in: {log.read_text()}")

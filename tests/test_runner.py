@@ -14,7 +14,6 @@ from model.checkpoint import save_model
 from model.config import VARIANTS, ModelConfig
 from model.memory import MemoryPool, TemplateMemory
 from model.mixformer import MixFormer, Prediction
-from model.official import CheckpointError
 from service.config import SettingsError
 from service.messages import TrackItem
 from service.worker.runner import Runner
@@ -216,5 +215,5 @@ def test_batches_are_never_larger_than_the_slots(runner: Runner, tiny_weights: P
 
 
 def test_weights_that_are_missing_stop_the_start(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="absent"):
+    with pytest.raises(SettingsError, match="absent"):
         Runner(tiny.settings(tmp_path / "absent.safetensors"))

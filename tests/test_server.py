@@ -74,15 +74,15 @@ HOPELESS_WORKER = CHILD + "sys.exit(EXIT_BAD_SETTINGS)"
 POISON = b"poison"
 MORTAL_WORKER = f"""
 import os, signal
-from service.worker import worker
 from service.worker.runner import Runner
+from service.worker.worker import serve
 run = Runner.run
 def die_of_poison(self, works):
     if any(work.search.startswith({POISON!r}) for work in works):
         os.kill(os.getpid(), signal.SIGKILL)
     return run(self, works)
 Runner.run = die_of_poison
-worker.main()
+serve(Runner)
 """
 
 

@@ -265,7 +265,7 @@ def test_a_front_that_talks_nonsense_is_hung_up_on_and_the_others_stay(worker: W
 @contextmanager
 def process(settings: ServeSettings) -> Iterator[subprocess.Popen[bytes]]:
     """A worker process, as the parent starts it."""
-    command = [sys.executable, "-m", "service.worker.worker"]
+    command = [sys.executable, "-m", "service.worker.runner"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE) as worker:
         assert worker.stdin is not None
         worker.stdin.write(settings.to_json() + b"\n")

@@ -1,4 +1,7 @@
-"""A batch of crops to the device and predictions back. With `device.py` the only room of the service that imports torch."""
+"""A batch of crops to the device and predictions back, and the process that does so (`python -m service.worker.runner`).
+
+With `device.py` the only room of the service that imports torch.
+"""
 
 import logging
 import os
@@ -14,15 +17,17 @@ from einops import rearrange
 from torch import Tensor
 
 from model.checkpoint import load_model
-from model.config import MAX_ONLINE_TEMPLATES, ModelConfig
+from model.config import ModelConfig
 from model.geometry import CropBox
 from model.memory import MemoryPool
+from model.official import CheckpointError
 from service.config import ServeSettings, SettingsError
 from service.cpu import usable_cores
 from service.device import choose_device, choose_dtype
 from service.messages import PROTOCOL_VERSION, Hello, TrackItem
 from service.worker.heap import keep_freed_memory
-from service.worker.work import Found, Refused, StepResult, StepTimes, Work
+from service.worker.work import Found, Refused, StepResult, StepTimes, Work, crop_fault
+from service.worker.worker import serve
 
 _CPU_POOL_BYTES = 512 * 1024 * 1024
 _CUDA_POOL_SHARE = 0.25
@@ -45,7 +50,7 @@ class Runner:
     """The network, its memory pool and its device. Used by one thread."""
 
     def __init__(self, settings: ServeSettings) -> None:
-        """Loads and warms up. Raises CheckpointError or SettingsError where the settings cannot be run."""
+        """Loads and warms up. Raises SettingsError where the settings cannot be run."""
         # One core stays with the front: on two cores, a second thread that waits passively gains the network nothing.
         torch.set_num_threads(settings.threads or max(1, usable_cores() - 1))
         self._device = choose_device(settings.device)
@@ -54,7 +59,10 @@ class Runner:
         else:
             keep_freed_memory()
         self._dtype = choose_dtype(settings.precision, self._device)
-        loaded = load_model(settings.weights, settings.variant or None, self._device, self._dtype)
+        try:
+            loaded = load_model(settings.weights, settings.variant or None, self._device, self._dtype)
+        except CheckpointError as error:
+            raise SettingsError(str(error)) from error
         self._model = loaded.model
         self._config = loaded.model.config
         self._update_rule = loaded.update_rule
@@ -78,14 +86,7 @@ class Runner:
 
     def fault(self, item: TrackItem) -> str | None:
         """What is wrong with an item's crops, in words; None where they fit the network."""
-        search, template = 3 * self._config.search_size**2, 3 * self._config.template_size**2
-        if len(item.search) != search:
-            return f"search crop of {len(item.search)} bytes, {self._config.name} needs {search}"
-        if any(len(crop) != template for crop in item.templates):
-            return f"template crops of {[len(crop) for crop in item.templates]} bytes, {self._config.name} needs {template}"
-        if item.templates and not 2 <= len(item.templates) <= 1 + MAX_ONLINE_TEMPLATES:
-            return f"{len(item.templates) - 1} online templates, outside 1 to {MAX_ONLINE_TEMPLATES}"
-        return None
+        return crop_fault(item, self._config)
 
     def ping(self) -> None:
         """One round trip to the device. Raises RuntimeError where it is lost."""
@@ -267,3 +268,7 @@ def _automatic_slots(config: ModelConfig, device: torch.device, dtype: torch.dty
 def _fixed_sizes(max_batch: int) -> tuple[int, ...]:
     """1, 2, 4, ... up to `max_batch`."""
     return (*(2**power for power in range((max_batch - 1).bit_length())), max_batch)
+
+
+if __name__ == "__main__":
+    serve(Runner)

@@ -1,8 +1,11 @@
 """What a step of the device is given and what it gives back. Plain values, so that whoever handles them needs no torch."""
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
 
+from model.config import MAX_ONLINE_TEMPLATES, ModelConfig
 from model.geometry import CropBox
+from service.messages import Hello, TrackItem
 
 
 class Work(NamedTuple):
@@ -44,3 +47,34 @@ class StepResult(NamedTuple):
     outcomes: tuple[Found | Refused, ...]
     unwritten: frozenset[int]
     times: StepTimes
+
+
+class DeviceRunner(Protocol):
+    """What the worker needs of whatever runs its batches: the network (`runner.py`), or a stand-in for it (`simulated.py`)."""
+
+    slots: int
+    max_batch: int
+
+    def hello(self) -> Hello:
+        """What a front needs to know of this worker."""
+
+    def fault(self, item: TrackItem) -> str | None:
+        """What is wrong with an item's crops, in words; None where they fit."""
+
+    def ping(self) -> None:
+        """One round trip to the device. Raises RuntimeError where it is lost."""
+
+    def run(self, works: Sequence[Work]) -> StepResult:
+        """One step. Raises RuntimeError where the device is lost."""
+
+
+def crop_fault(item: TrackItem, config: ModelConfig) -> str | None:
+    """What is wrong with an item's crops, in words; None where they fit the network."""
+    search, template = 3 * config.search_size**2, 3 * config.template_size**2
+    if len(item.search) != search:
+        return f"search crop of {len(item.search)} bytes, {config.name} needs {search}"
+    if any(len(crop) != template for crop in item.templates):
+        return f"template crops of {[len(crop) for crop in item.templates]} bytes, {config.name} needs {template}"
+    if item.templates and not 2 <= len(item.templates) <= 1 + MAX_ONLINE_TEMPLATES:
+        return f"{len(item.templates) - 1} online templates, outside 1 to {MAX_ONLINE_TEMPLATES}"
+    return None

@@ -1,4 +1,4 @@
-"""The worker process: owns one device and serves the fronts that connect to its socket.
+"""The worker: owns one device and serves the fronts that connect to its socket. What runs on the device is passed in.
 
 Readers, one thread per front, put what arrives into the queue. The main thread owns the device and repeats one step:
 take a batch, pin its slots, run it, send the answers. One condition variable guards the queue and the slots; the device
@@ -16,11 +16,11 @@ import time
 from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
+from typing import NoReturn
 
-from model.official import CheckpointError
 from service import logs
 from service.child import EXIT_BAD_SETTINGS, begin
-from service.config import SettingsError
+from service.config import ServeSettings, SettingsError
 from service.link import FrontLink
 from service.messages import (
     BatchStarted,
@@ -36,10 +36,9 @@ from service.messages import (
     ToWorker,
     TrackItem,
 )
-from service.worker.runner import Runner
 from service.worker.scheduler import Batch, Scheduler, Waiting
 from service.worker.slots import Lease, SlotTable
-from service.worker.work import Found, Refused, StepTimes, Work
+from service.worker.work import DeviceRunner, Found, Refused, StepTimes, Work
 
 _MAX_WAITING = 1024
 
@@ -51,7 +50,7 @@ class Worker:
     thread in `serve`.
     """
 
-    def __init__(self, runner: Runner, max_encodes: int, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, runner: DeviceRunner, max_encodes: int, clock: Callable[[], float] = time.monotonic) -> None:
         self._runner = runner
         self._clock = clock
         self._hello = runner.hello()
@@ -197,22 +196,18 @@ def _accept(listening: socket.socket, worker: Worker) -> None:
         threading.Thread(target=worker.serve, args=(link,), name=f"front {number}", daemon=True).start()
 
 
-def main() -> None:
-    """Run a worker with the settings that stand, as a line of JSON, on standard input. Returns never."""
+def serve(make_runner: Callable[[ServeSettings], DeviceRunner]) -> NoReturn:
+    """A worker's process, with the settings that stand, as a line of JSON, on standard input."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent's business: it ends its children in order
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     try:
         settings = begin()
         logs.set_up(settings.log_level, settings.log_format)
-        worker = Worker(Runner(settings), settings.max_encodes)
-    except (CheckpointError, SettingsError) as error:
+        worker = Worker(make_runner(settings), settings.max_encodes)
+    except SettingsError as error:
         _log.error("worker cannot start: %s", error)
         sys.exit(EXIT_BAD_SETTINGS)
     listening = _listen(settings.worker_socket)
     threading.Thread(target=_accept, args=(listening, worker), name="accept", daemon=True).start()
     while True:
         worker.step()
-
-
-if __name__ == "__main__":
-    main()
