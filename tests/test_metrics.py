@@ -1,7 +1,9 @@
 """Metrics: the names that dashboards use, what they count, and who is in their labels."""
 
+import time
 import urllib.request
 
+import msgspec
 import pytest
 from fake_front import HELLO, FakeTime, bench, start
 from prometheus_client import generate_latest
@@ -15,7 +17,7 @@ NAMES = {
     "backbone_latency_seconds", "template_encode_latency_seconds", "head_latency_seconds", "decode_latency_seconds",
     "queue_wait_seconds", "frame_latency_seconds", "batch_size", "frames", "drops", "sessions_active", "streams_active",
     "slots_in_use", "evictions", "memory_misses", "template_updates", "targets", "worker_up", "worker_heartbeat_age_seconds",
-    "worker_restarts", "build_info",
+    "worker_restarts", "build_info", "slots", "batch_capacity", "batch_padding", "rejections", "front_cpu_seconds",
 }  # fmt: skip
 
 STATS = BatchStats(
@@ -51,6 +53,7 @@ def test_a_step_of_the_worker_is_counted_by_stage_device_and_batch() -> None:
     assert samples["head_latency_seconds_sum{'device': 'cpu'}"] == 0.002
     assert samples["template_encode_latency_seconds_sum{'device': 'cpu'}"] == 0.02
     assert (samples["batch_size_sum"], samples["slots_in_use"], samples["evictions_total"]) == (3, 5, 1)
+    assert (samples["batch_padding_total"], samples["batch_capacity"], samples["slots"]) == (1, 8, 8)
 
 
 def test_a_step_without_encodes_does_not_count_as_one() -> None:
@@ -60,20 +63,32 @@ def test_a_step_without_encodes_does_not_count_as_one() -> None:
 
 
 def test_the_worker_is_up_until_lost_and_its_heartbeat_grows_old() -> None:
-    time = FakeTime()
-    metrics = Metrics(time)
+    clock = FakeTime()
+    metrics = Metrics(clock)
     metrics.on_hello(HELLO, "1.2.3")
-    time.now += 3
+    clock.now += 3
     samples = scrape(metrics)
     assert (samples["worker_up"], samples["worker_heartbeat_age_seconds"]) == (1, 3)
     metrics.on_pong(7)
     metrics.on_lost()
     samples = scrape(metrics)
     assert (samples["worker_up"], samples["worker_heartbeat_age_seconds"], samples["slots_in_use"]) == (0, 0, 7)
-    metrics.on_reconnect()
+    metrics.on_reconnect(msgspec.structs.replace(HELLO, slots=6))
     metrics.on_missing()
     samples = scrape(metrics)
     assert (samples["worker_up"], samples["worker_restarts_total"], samples["memory_misses_total"]) == (1, 1, 1)
+    assert samples["slots"] == 6
+
+
+def test_the_processor_time_of_the_front_grows_with_what_it_uses() -> None:
+    metrics = Metrics()
+    metrics.refresh()
+    before, began = scrape(metrics)["front_cpu_seconds_total"], time.process_time()
+    while time.process_time() < began + 0.02:
+        pass
+    metrics.refresh()
+    used = scrape(metrics)["front_cpu_seconds_total"]
+    assert before + 0.02 <= used <= time.process_time()
 
 
 async def test_frames_targets_and_updates_are_counted_and_no_session_is_named() -> None:
@@ -86,6 +101,7 @@ async def test_frames_targets_and_updates_are_counted_and_no_session_is_named() 
     assert samples["frames_total{'outcome': 'processed'}"] == 2
     assert samples["frames_total{'outcome': 'rejected'}"] == 1
     assert samples["frames_total{'outcome': 'dropped'}"] == 0
+    assert samples["rejections_total{'reason': 'bad_frame'}"] == 1
     assert samples["targets_total{'status': 'tracked'}"] == 2
     assert (samples["template_updates_total"], samples["frame_latency_seconds_count"]) == (1, 2)
     assert (samples["decode_latency_seconds_count"], samples["queue_wait_seconds_count"]) == (2, 1)

@@ -1,6 +1,7 @@
 """The front and the worker as processes of their own: a real network behind a real connection."""
 
 import asyncio
+import re
 import signal
 import subprocess
 import sys
@@ -36,6 +37,7 @@ SERVICE = "mixformer.tracking.v1.TrackingService"
 SETTINGS = ServeSettings(limits=Limits(max_frame_bytes=1024 * 1024, max_targets_per_session=4))
 GOOD = encoded(scene())
 ENDS_SECONDS = 30
+OPERATIONS = Path(__file__).parents[1] / "docs" / "operations.md"
 
 Call = aio.StreamStreamCall[pb.TrackStreamRequest, pb.TrackStreamResponse]
 
@@ -194,6 +196,12 @@ async def test_the_scrape_shows_what_the_worker_measured(running: Running, chann
         "mixformer_worker_up 1.0",
     ):
         assert words in text
+
+
+async def test_a_scrape_has_every_metric_and_none_that_is_not_documented(running: Running) -> None:
+    text = await asyncio.to_thread(scraped, running)
+    found = {line.split()[2] for line in text.splitlines() if line.startswith("# TYPE")}
+    assert found == set(re.findall(r"^\| `(mixformer_\w+)` \|", OPERATIONS.read_text(), re.MULTILINE))
 
 
 async def test_health_and_reflection_answer(running: Running, channel: aio.Channel) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 from model.config import VARIANTS
 from model.crop import Image
 from service.config import ServeSettings
-from service.messages import BatchStats
+from service.messages import BatchStats, Hello
 
 CONFIG = VARIANTS["mixvit_tiny"]
 
@@ -61,5 +61,5 @@ class Observed:
     def on_lost(self) -> None:
         self.events.append("lost")
 
-    def on_reconnect(self) -> None:
+    def on_reconnect(self, hello: Hello) -> None:
         self.events.append("reconnect")

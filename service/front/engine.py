@@ -91,8 +91,8 @@ class EngineObserver(Protocol):
     def on_lost(self) -> None:
         """The link to the worker ended."""
 
-    def on_reconnect(self) -> None:
-        """There is a worker again."""
+    def on_reconnect(self, hello: Hello) -> None:
+        """There is a worker again, and it said this."""
 
 
 class Engine:
@@ -200,7 +200,7 @@ class Engine:
                     hello = await greet(messages, self._timeout)
                     if first_hello.done():
                         check_same(hello, first_hello.result())
-                        self._observer.on_reconnect()
+                        self._observer.on_reconnect(hello)
                     else:
                         first_hello.set_result(hello)
                     await self._serve(link, messages)

@@ -121,7 +121,7 @@ async def _run(front: Front, server: aio.Server, engine: Engine, stopping: async
     await server.start()
     try:
         async with asyncio.TaskGroup() as keepers:
-            tasks = [keepers.create_task(_sweep(front.table)), keepers.create_task(_watch(engine, states, announce))]
+            tasks = [keepers.create_task(_sweep(front)), keepers.create_task(_watch(engine, states, announce))]
             await _unless_stopped(engine.keep(), stopping)
             for task in tasks:
                 task.cancel()
@@ -178,10 +178,11 @@ def _bind(settings: ServeSettings) -> tuple[aio.Server, int]:
         raise StartError(f"listen={settings.listen}: the port cannot be opened: {error}") from error
 
 
-async def _sweep(table: SessionTable) -> None:
+async def _sweep(front: Front) -> None:
     while True:
         await asyncio.sleep(_SWEEP_SECONDS)
-        table.expire()
+        front.table.expire()
+        front.metrics.refresh()
 
 
 async def _watch(engine: Engine, states: health.aio.HealthServicer, announce: Callable[[], None]) -> None:

@@ -62,19 +62,25 @@ class Metrics:
         self._batch = Histogram(
             "batch_size", "Targets tracked in one batch", namespace=_PREFIX, registry=self.registry, buckets=_BATCH_BUCKETS
         )
+        self._capacity = self._gauge("batch_capacity", "Targets that one batch can hold")
+        self._padding = self._counter("batch_padding_total", "Places of batches that were run for nobody")
         self._frames = self._counter("frames_total", "Frames answered", "outcome", [each.name for each in Outcome])
         self._drops = self._counter("drops_total", "Frames answered as dropped", "reason")
+        self._rejections = self._counter("rejections_total", "Frames answered as rejected", "reason")
         self._targets = self._counter("targets_total", "Target results", "status", [each.name for each in TargetStatus])
         self._updates = self._counter("template_updates_total", "Templates set or renewed")
         self._evictions = self._counter("evictions_total", "Template memories evicted from the device")
         self._misses = self._counter("memory_misses_total", "Template memories sent again because the worker had evicted them")
         self._restarts = self._counter("worker_restarts_total", "Workers that came back after the first")
-        self._slots = self._gauge("slots_in_use", "Template memories on the device")
+        self._slots = self._gauge("slots", "Template memories that the device has room for")
+        self._slots_in_use = self._gauge("slots_in_use", "Template memories on the device")
         self._sessions = self._gauge("sessions_active", "Sessions that exist")
         self._streams = self._gauge("streams_active", "Streams that are open")
         self._up = self._gauge("worker_up", "Whether the front is linked to its worker")
         age = self._gauge("worker_heartbeat_age_seconds", "Since the worker's device last answered")
         age.set_function(lambda: self._clock() - self._pong_at)
+        self._cpu = self._counter("front_cpu_seconds_total", "CPU time of the front")
+        self._cpu_counted = 0.0
 
     def serve(self, address: Address) -> int:
         """Export on a port of its own, from a thread, for as long as the process lives; gives the port.
@@ -89,10 +95,16 @@ class Metrics:
         self._sessions.set_function(sessions)
         self._streams.set_function(streams)
 
+    def refresh(self) -> None:
+        """Bring up to date what changes without an event; to be called about every second."""
+        used = time.process_time()
+        self._cpu.inc(used - self._cpu_counted)
+        self._cpu_counted = used
+
     def on_hello(self, hello: Hello, version: str) -> None:
         """The worker said what it runs."""
         self._device = hello.device
-        self._up.set(1)
+        self._link(hello)
         self._pong_at = self._clock()
         names = ("version", "variant", "weights_sha256", "device", "precision")
         info = Gauge("build_info", "What runs here", names, namespace=_PREFIX, registry=self.registry)
@@ -105,6 +117,8 @@ class Metrics:
             self._frame.observe(result.timing.total)
         if result.outcome is Outcome.DROPPED and result.error is not None:
             self._drops.labels(result.error.reason.lower()).inc()
+        if result.outcome is Outcome.REJECTED and result.error is not None:
+            self._rejections.labels(result.error.reason.lower()).inc()
         for report in result.targets.values():
             self._targets.labels(report.status.name.lower()).inc()
             self._updates.inc(report.template_updated)
@@ -122,16 +136,17 @@ class Metrics:
             self._backbone.labels(stage, self._device, batch).observe(seconds)
         if stats.batch_size:
             self._batch.observe(stats.batch_size)
+            self._padding.inc(max(0, stats.padded_size - stats.batch_size))
             self._head.labels(self._device).observe(stats.head_seconds)
         if stats.encoded:
             self._encode.labels(self._device).observe(stats.encode_seconds)
         self._evictions.inc(stats.evictions)
-        self._slots.set(stats.slots_in_use)
+        self._slots_in_use.set(stats.slots_in_use)
 
     def on_pong(self, slots_in_use: int) -> None:
         """The worker's device answered a ping."""
         self._pong_at = self._clock()
-        self._slots.set(slots_in_use)
+        self._slots_in_use.set(slots_in_use)
 
     def on_missing(self) -> None:
         """The worker did not hold a memory that it was thought to hold."""
@@ -141,10 +156,15 @@ class Metrics:
         """The link to the worker ended."""
         self._up.set(0)
 
-    def on_reconnect(self) -> None:
-        """There is a worker again."""
-        self._up.set(1)
+    def on_reconnect(self, hello: Hello) -> None:
+        """There is a worker again; it may have other slots than the one before."""
+        self._link(hello)
         self._restarts.inc()
+
+    def _link(self, hello: Hello) -> None:
+        self._up.set(1)
+        self._slots.set(hello.slots)
+        self._capacity.set(hello.max_batch)
 
     def _latency(self, name: str, text: str, labels: tuple[str, ...] = ()) -> Histogram:
         return Histogram(name, text, labels, namespace=_PREFIX, registry=self.registry, buckets=LATENCY_BUCKETS)
