@@ -9,14 +9,18 @@ import grpc
 
 
 class ServiceError(Exception):
-    """Base: an error a client is told about."""
+    """Base: an error a client is told about. `retry_seconds`: when it is worth to try again, where that is known."""
 
     code: ClassVar[grpc.StatusCode] = grpc.StatusCode.INTERNAL
     reason: ClassVar[str] = "INTERNAL"
 
+    def __init__(self, message: str, retry_seconds: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_seconds = retry_seconds
+
     def told(self) -> Self:
         """The same error to keep or to send: without its traceback, which keeps the pictures of all frames it went through."""
-        return type(self)(str(self))
+        return type(self)(str(self), self.retry_seconds)
 
 
 class InvalidRequest(ServiceError):

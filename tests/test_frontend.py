@@ -327,7 +327,7 @@ async def test_a_message_with_commands_but_without_a_frame_is_answered(service: 
 
 async def test_single_frames_are_tracked_in_the_order_they_came(service: Service) -> None:
     await service.track("cam", 0, START)
-    session = service.bench.front.table.find("local", "cam")
+    session = service.bench.front.table.find("address:local", "cam")
     service.engine.gate.clear()
     calls: list[asyncio.Future[pb.FrameResult]] = []
     for number in range(1, 5):
@@ -368,7 +368,7 @@ async def test_a_frame_that_has_come_keeps_its_session_though_it_waits_to_be_dec
 ) -> None:
     room = room_for_decoding(service, monkeypatch)
     call = await service.open(session_id="cam")
-    session = service.bench.front.table.find("local", "cam")
+    session = service.bench.front.table.find("address:local", "cam")
     service.bench.time.now += 299
     await send(call, 0, START)
     await until(lambda: session.idle_seconds_left == 300)
@@ -385,7 +385,7 @@ async def test_a_session_outlives_the_refused_frame_that_began_it_where_others_h
     begin = pb.TrackRequest(session_id="cam", frame=pb.Frame(encoded=b"bad"), targets=[START])
     refused = asyncio.ensure_future(service.stub.Track(begin))
     await until(lambda: len(service.bench.front.table) == 1)
-    session = service.bench.front.table.find("local", "cam")
+    session = service.bench.front.table.find("address:local", "cam")
     joined = asyncio.ensure_future(service.track("cam", 1, START))
     await until(lambda: session._queued == 2)
     room.set()

@@ -1,5 +1,7 @@
 """Who calls, and which session they mean."""
 
+from enum import StrEnum
+from typing import NamedTuple
 from urllib.parse import unquote
 
 from service.errors import InvalidRequest
@@ -9,20 +11,42 @@ SESSION_METADATA = "x-session-id"
 _LOCAL = "local"
 
 
-def client_of(context: Context) -> str:
-    """The caller whose sessions a call may see: the identity of its certificate, else the host it calls from.
+class Proof(StrEnum):
+    """By what a caller is known."""
+
+    CERTIFICATE = "certificate"
+    ADDRESS = "address"
+
+
+class Caller(NamedTuple):
+    """Who calls. Two calls are of one client where this is equal; sessions and limits belong to it."""
+
+    proof: Proof
+    name: str
+
+    def __str__(self) -> str:
+        """What owns a session (`Session.client`): the same for the same client on every server, and never a secret."""
+        return f"{self.proof}:{self.name}"
+
+
+def caller_of(context: Context) -> Caller:
+    """The caller: the subject of its certificate, else the host it calls from.
 
     Not the port: a client that reconnects finds its sessions again. Behind one proxy, all are one client.
     """
-    identities = context.peer_identities()
-    if identities:
-        return b",".join(identities).decode(errors="replace")
+    certified = _certified(context)
+    if certified:
+        return Caller(Proof.CERTIFICATE, certified)
     # "ipv4:10.0.0.1:50724", "ipv6:%5B::1%5D:50724" or "unix:"
     kind, _, address = unquote(context.peer()).partition(":")
     host = address.rpartition(":")[0]
-    if kind == "unix" or host in ("127.0.0.1", "[::1]"):
-        return _LOCAL
-    return host
+    return Caller(Proof.ADDRESS, _LOCAL if kind == "unix" or host in ("127.0.0.1", "[::1]") else host)
+
+
+def _certified(context: Context) -> str:
+    """The subject of the caller's certificate, or its alternative names where it has no subject; empty without a certificate."""
+    subject = b",".join(context.auth_context().get("x509_subject", ()))
+    return (subject or b",".join(context.peer_identities() or ())).decode(errors="replace")
 
 
 def session_named(requested: str, context: Context) -> str:

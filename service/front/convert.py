@@ -103,7 +103,8 @@ def _target(target_id: str, report: TargetReport) -> pb.TargetResult:
 
 
 def _error(error: ServiceError) -> pb.FrameError:
-    return pb.FrameError(code=error.code.value[0], reason=error.reason, message=str(error))
+    retry = None if error.retry_seconds is None else duration(error.retry_seconds)
+    return pb.FrameError(code=error.code.value[0], reason=error.reason, message=str(error), retry_delay=retry)
 
 
 def _box(message: pb.BoundingBox) -> Box:

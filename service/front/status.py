@@ -5,11 +5,13 @@ from collections.abc import Awaitable
 from typing import Any, NoReturn, TypeVar
 
 from google.protobuf import any_pb2
+from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
 from grpc import aio
 from grpc_status import rpc_status
 
 from service.errors import ServiceError
+from service.front.times import duration
 
 DOMAIN = "mixformer.tracking"
 
@@ -38,7 +40,14 @@ async def answered(context: Context, work: Awaitable[Answer]) -> Answer:
 
 
 async def _abort(context: Context, error: ServiceError) -> NoReturn:
-    detail = any_pb2.Any()
-    detail.Pack(error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN))
-    status = status_pb2.Status(code=error.code.value[0], message=str(error), details=[detail])
+    details = [_packed(error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN))]
+    if error.retry_seconds is not None:
+        details.append(_packed(error_details_pb2.RetryInfo(retry_delay=duration(error.retry_seconds))))
+    status = status_pb2.Status(code=error.code.value[0], message=str(error), details=details)
     await context.abort_with_status(rpc_status.to_status(status))
+
+
+def _packed(message: Message) -> any_pb2.Any:
+    packed = any_pb2.Any()
+    packed.Pack(message)
+    return packed

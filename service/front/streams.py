@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 
 from mixformer.tracking.v1 import tracking_pb2 as pb
 from service.errors import Draining, InvalidRequest, SessionNotFound, TooManyStreams
-from service.front.caller import client_of, session_named
+from service.front.caller import caller_of, session_named
 from service.front.front import Front
 from service.front.holder import Holder
 from service.front.options import SessionOptions
@@ -68,7 +68,7 @@ class Streams:
         """The client's session of that id, or a new one, and whether it is new."""
         if config.resume_token:
             raise InvalidRequest("resume tokens are not supported by this server")
-        client, session_id = client_of(context), session_named(config.session_id, context)
+        client, session_id = str(caller_of(context)), session_named(config.session_id, context)
         try:
             return self._front.table.find(client, session_id), False
         except SessionNotFound:
