@@ -88,6 +88,12 @@ class ServeSettings:
     max_encodes: Annotated[int, Meta(ge=1, le=1024, description="templates encoded in one step")] = 4
     grace_seconds: Annotated[float, Meta(ge=0, le=3600, description="time to drain at shutdown")] = 10.0
     worker_timeout_seconds: Annotated[float, Meta(gt=0, le=3600, description="longest wait for an answer of the worker")] = 30.0
+    worker_silence_seconds: Annotated[
+        float, Meta(ge=0.5, le=3600, description="a worker that gives no sign of life for this long is killed")
+    ] = 5.0  # fmt: skip
+    max_worker_restarts: Annotated[
+        int, Meta(ge=1, le=1_000_000, description="workers in a row that may die within a minute before the service gives up")
+    ] = 20  # fmt: skip
     idle_timeout_seconds: Annotated[
         float, Meta(gt=0, le=YEAR_SECONDS, description="a session without frames ends after this, by default")
     ] = 300.0  # fmt: skip

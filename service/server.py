@@ -16,6 +16,7 @@ from pathlib import Path
 from service import logs
 from service.child import EXIT_BAD_SETTINGS, worker_module
 from service.config import ServeSettings, SettingsError
+from service.pulse import wait_for_end
 
 _WORKER_GRACE_SECONDS = 5.0
 # The front drains for `grace_seconds` itself; this much later it is taken for stuck.
@@ -47,16 +48,21 @@ def serve(settings: ServeSettings) -> int:
 
 
 class Backoff:
-    """How long a dead worker stays dead: short at first, longer while it keeps dying young."""
+    """How long a dead worker stays dead: short at first, longer while it keeps dying young, for ever after too many."""
 
-    def __init__(self) -> None:
-        self._delay = _FIRST_DELAY_SECONDS
+    def __init__(self, max_restarts: int) -> None:
+        """`max_restarts`: how often in a row a worker may die young."""
+        self._max_restarts = max_restarts
+        self._restarts = 0
 
-    def next_delay(self, lifetime_seconds: float) -> float:
-        """Seconds until the next start, after a life of this length."""
-        delay = _FIRST_DELAY_SECONDS if lifetime_seconds >= _HEALTHY_SECONDS else self._delay
-        self._delay = min(2 * delay, _LONGEST_DELAY_SECONDS)
-        return delay
+    def next_delay(self, lifetime_seconds: float) -> float | None:
+        """Seconds until the next start, after a life of this length; None where there is to be none."""
+        if lifetime_seconds >= _HEALTHY_SECONDS:
+            self._restarts = 0
+        self._restarts += 1
+        if self._restarts > self._max_restarts:
+            return None
+        return min(_FIRST_DELAY_SECONDS * 2.0 ** min(self._restarts - 1, 16), _LONGEST_DELAY_SECONDS)
 
 
 class Server:
@@ -115,16 +121,19 @@ class Server:
 
     async def _keep_worker(self) -> int:
         """Start workers for as long as that can help. Gives the status of a server whose worker cannot run at all."""
-        backoff = Backoff()
+        backoff = Backoff(self._settings.max_worker_restarts)
         while True:
             started_at = time.monotonic()
-            self._worker = await _start(self._worker_arguments, self._settings, stdout=None)
+            self._worker = await _start(self._worker_arguments, self._settings, stdout=PIPE)
             _log.info("worker %d started", self._worker.pid)
-            status = await self._worker.wait()
+            status = await wait_for_end(self._worker, self._settings.worker_silence_seconds)
             if status == EXIT_BAD_SETTINGS:
                 _log.error("the worker cannot run with these settings")
                 return 1
             delay = backoff.next_delay(time.monotonic() - started_at)
+            if delay is None:
+                _log.error("worker %d ended with status %d, one too many: giving up", self._worker.pid, status)
+                return 1
             _log.error("worker %d ended with status %d, the next starts in %.1f s", self._worker.pid, status, delay)
             await asyncio.sleep(delay)
 
@@ -142,7 +151,7 @@ class Server:
         return 128 - status if status < 0 else status
 
 
-async def _start(arguments: Sequence[str], settings: ServeSettings, stdout: int | None) -> Process:
+async def _start(arguments: Sequence[str], settings: ServeSettings, stdout: int) -> Process:
     """A child in a session of its own, so that Ctrl-C reaches it through us alone, with the settings on its standard input."""
     # Waiting OpenMP threads that spin stall each other by 7 ms an operation on a busy machine.
     environment = {"OMP_WAIT_POLICY": "passive", **os.environ}

@@ -17,7 +17,7 @@ NAMES = {
     "backbone_latency_seconds", "template_encode_latency_seconds", "head_latency_seconds", "decode_latency_seconds",
     "queue_wait_seconds", "frame_latency_seconds", "batch_size", "frames", "drops", "sessions_active", "streams_active",
     "slots_in_use", "evictions", "memory_misses", "template_updates", "targets", "worker_up", "worker_heartbeat_age_seconds",
-    "worker_restarts", "build_info", "slots", "batch_capacity", "batch_padding", "rejections", "front_cpu_seconds",
+    "worker_restarts", "worker_outage_seconds", "build_info", "slots", "batch_capacity", "batch_padding", "rejections", "front_cpu_seconds",
 }  # fmt: skip
 
 STATS = BatchStats(
@@ -73,10 +73,12 @@ def test_the_worker_is_up_until_lost_and_its_heartbeat_grows_old() -> None:
     metrics.on_lost()
     samples = scrape(metrics)
     assert (samples["worker_up"], samples["worker_heartbeat_age_seconds"], samples["slots_in_use"]) == (0, 0, 7)
+    clock.now += 4
     metrics.on_reconnect(msgspec.structs.replace(HELLO, slots=6))
     metrics.on_missing()
     samples = scrape(metrics)
     assert (samples["worker_up"], samples["worker_restarts_total"], samples["memory_misses_total"]) == (1, 1, 1)
+    assert (samples["worker_outage_seconds_count"], samples["worker_outage_seconds_sum"]) == (1, 4)
     assert samples["slots"] == 6
 
 

@@ -25,6 +25,7 @@ PATIENCE_SECONDS = 60.0
 CHILD = """
 import os, signal, sys, time
 from service.child import EXIT_BAD_SETTINGS, begin
+from service.pulse import Pulse
 settings = begin()
 def note(words):
     with open(settings.run_dir, "a") as notes:
@@ -56,9 +57,20 @@ sys.exit(1)
 WORKER = (
     CHILD
     + """
+Pulse(60).start(1)
 signal.signal(signal.SIGTERM, lambda *_: end("worker"))
 note(f"worker {os.getpid()}")
 live()
+"""
+)
+STUCK_WORKER = (
+    CHILD
+    + """
+pulse = Pulse(0.1)
+pulse.start(1)
+note(f"worker {os.getpid()}")
+with pulse.step():
+    live()
 """
 )
 DYING_WORKER = (
@@ -115,8 +127,8 @@ def notes(tmp_path: Path) -> Notes:
     return Notes(tmp_path / "notes")
 
 
-def start(notes: Notes, *, worker: str = WORKER, front: str = FRONT) -> asyncio.Task[int]:
-    settings = ServeSettings(run_dir=str(notes.path), grace_seconds=20)
+def start(notes: Notes, *, worker: str = WORKER, front: str = FRONT, **others: float) -> asyncio.Task[int]:
+    settings = ServeSettings(run_dir=str(notes.path), grace_seconds=20, **others)  # type: ignore[arg-type]
     return asyncio.create_task(Server(settings, ("-c", worker), ("-c", front)).run())
 
 
@@ -126,7 +138,7 @@ async def status_of(server: asyncio.Task[int]) -> int:
 
 
 def test_backoff_doubles_to_its_end_and_starts_again_after_a_healthy_life() -> None:
-    backoff = Backoff()
+    backoff = Backoff(max_restarts=100)
     assert [backoff.next_delay(1.0) for _ in range(8)] == pytest.approx([0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 5.0, 5.0])
     assert [backoff.next_delay(60.0), backoff.next_delay(1.0)] == pytest.approx([0.1, 0.2])
 
@@ -156,6 +168,29 @@ async def test_a_second_signal_ends_everything_at_once(notes: Notes) -> None:
 async def test_a_dead_worker_is_started_again(notes: Notes) -> None:
     server = start(notes, worker=DYING_WORKER)
     await notes.until("worker born", times=3)
+    os.kill(os.getpid(), signal.SIGTERM)
+    assert await status_of(server) == 0
+
+
+async def test_a_worker_that_dies_young_too_often_ends_the_server(notes: Notes, caplog: pytest.LogCaptureFixture) -> None:
+    assert await status_of(start(notes, worker=DYING_WORKER, max_worker_restarts=2)) == 1
+    assert notes.lines().count("worker born") == 3
+    assert "one too many: giving up" in caplog.text
+
+
+async def test_a_worker_that_is_stopped_is_killed_and_another_started(notes: Notes, caplog: pytest.LogCaptureFixture) -> None:
+    server = start(notes, worker_silence_seconds=0.5)
+    await notes.until("worker")
+    os.kill(notes.pid("worker"), signal.SIGSTOP)
+    await notes.until("worker", times=2)
+    assert f"worker {notes.pid('worker')} gave no sign of life for 0.5 s, killing it" in caplog.messages
+    os.kill(os.getpid(), signal.SIGTERM)
+    assert await status_of(server) == 0
+
+
+async def test_a_worker_whose_device_does_not_come_back_is_killed_and_another_started(notes: Notes) -> None:
+    server = start(notes, worker=STUCK_WORKER, worker_silence_seconds=0.5)
+    await notes.until("worker", times=2)
     os.kill(os.getpid(), signal.SIGTERM)
     assert await status_of(server) == 0
 

@@ -36,6 +36,7 @@ from service.messages import (
     encode,
     split,
 )
+from service.pulse import Pulse
 from service.worker.runner import Runner
 from service.worker.worker import Worker
 
@@ -49,7 +50,7 @@ def runner(tiny_weights: Path) -> Runner:
 
 @pytest.fixture
 def worker(runner: Runner) -> Worker:
-    return Worker(runner, max_encodes=2, clock=lambda: 100.0)
+    return Worker(runner, max_encodes=2, pulse=Pulse(PATIENCE_SECONDS), clock=lambda: 100.0)
 
 
 class Front:

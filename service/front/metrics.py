@@ -36,6 +36,8 @@ LATENCY_BUCKETS = (
     5.0,
 )
 _BATCH_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128)
+# Of a worker without torch to one whose GPU warms up.
+_OUTAGE_BUCKETS = (0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0)
 _PREFIX = "mixformer"
 
 disable_created_metrics()  # type: ignore[no-untyped-call]
@@ -71,6 +73,11 @@ class Metrics:
         self._updates = self._counter("template_updates_total", "Templates set or renewed")
         self._evictions = self._counter("evictions_total", "Template memories evicted from the device")
         self._misses = self._counter("memory_misses_total", "Template memories sent again because the worker had evicted them")
+        self._outage = Histogram(
+            "worker_outage_seconds", "From the loss of a worker to the next one's hello", namespace=_PREFIX,
+            registry=self.registry, buckets=_OUTAGE_BUCKETS,
+        )  # fmt: skip
+        self._lost_at = clock()
         self._restarts = self._counter("worker_restarts_total", "Workers that came back after the first")
         self._slots = self._gauge("slots", "Template memories that the device has room for")
         self._slots_in_use = self._gauge("slots_in_use", "Template memories on the device")
@@ -155,11 +162,13 @@ class Metrics:
     def on_lost(self) -> None:
         """The link to the worker ended."""
         self._up.set(0)
+        self._lost_at = self._clock()
 
     def on_reconnect(self, hello: Hello) -> None:
         """There is a worker again; it may have other slots than the one before."""
         self._link(hello)
         self._restarts.inc()
+        self._outage.observe(self._clock() - self._lost_at)
 
     def _link(self, hello: Hello) -> None:
         self._up.set(1)

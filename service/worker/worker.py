@@ -36,6 +36,7 @@ from service.messages import (
     ToWorker,
     TrackItem,
 )
+from service.pulse import Pulse
 from service.worker.scheduler import Batch, Scheduler, Waiting
 from service.worker.slots import Lease, SlotTable
 from service.worker.work import DeviceRunner, Found, Refused, StepTimes, Work
@@ -50,8 +51,11 @@ class Worker:
     thread in `serve`.
     """
 
-    def __init__(self, runner: DeviceRunner, max_encodes: int, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, runner: DeviceRunner, max_encodes: int, pulse: Pulse, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._runner = runner
+        self._pulse = pulse
         self._clock = clock
         self._hello = runner.hello()
         self._changed = threading.Condition()
@@ -126,13 +130,15 @@ class Worker:
         if batch.items:
             self._run(batch, lease)
         for connection, ping in pings:
-            self._runner.ping()
+            with self._pulse.step():
+                self._runner.ping()
             self._send(connection, Pong(ping.ping_id, self.slots_in_use))
 
     def _run(self, batch: Batch, lease: Lease) -> None:
         started_at = self._clock()
         self._announce(batch)
-        result = self._runner.run([_work(each, lease) for each in batch.items])
+        with self._pulse.step():
+            result = self._runner.run([_work(each, lease) for each in batch.items])
         with self._changed:
             self._table.unpin(lease, [key for key, slot in lease.slots.items() if slot in result.unwritten])
         for waiting, outcome in zip(batch.items, result.outcomes, strict=True):
@@ -203,7 +209,9 @@ def serve(make_runner: Callable[[ServeSettings], DeviceRunner]) -> NoReturn:
     try:
         settings = begin()
         logs.set_up(settings.log_level, settings.log_format)
-        worker = Worker(make_runner(settings), settings.max_encodes)
+        pulse = Pulse(settings.worker_timeout_seconds)
+        pulse.start(sys.stdout.fileno())
+        worker = Worker(make_runner(settings), settings.max_encodes, pulse)
     except SettingsError as error:
         _log.error("worker cannot start: %s", error)
         sys.exit(EXIT_BAD_SETTINGS)
