@@ -25,6 +25,7 @@ from mixformer.tracking.v1 import tracking_pb2 as pb
 from model.config import UpdateRule
 from model.target import Target
 from service.client import TrackingClient, to_frame
+from service.client_session import ClientSession
 from service.commands.clip import Clip, made_up_clip
 from service.commands.weights import DEFAULT_WEIGHTS
 from service.config import Limits, ServeSettings
@@ -151,7 +152,7 @@ class _Load:
     async def _camera(self) -> None:
         start = [pb.TargetCommand(initialize=pb.BoundingBox(**self.clip.box._asdict()))]
         sent = received = 0
-        async with TrackingClient(self.address) as client, client.stream(pb.SessionOptions()) as stream:
+        async with TrackingClient(self.address) as client, ClientSession(client, pb.SessionOptions(), 0) as stream:
             while not self.is_over or received < sent:
                 while not self.is_over and sent < received + FRAMES_AHEAD:
                     await stream.send(to_frame(sent, self.clip.frame(sent)), [] if sent else start)

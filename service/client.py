@@ -1,4 +1,4 @@
-"""The service as a client sees it: a connection, and on it streams of frames, over grpc.aio."""
+"""The service as a client sees it: a connection, and on it streams, over grpc.aio. A session that outlives them: client_session.py."""
 
 import asyncio
 from collections.abc import Awaitable
@@ -13,6 +13,17 @@ from mixformer.tracking.v1.tracking_pb2_grpc import TrackingServiceStub
 from service.decode import Payload, RawImage
 
 CALL_TIMEOUT_SECONDS = 10.0
+SESSION_METADATA = "x-session-id"
+_CHANNEL_OPTIONS = (
+    # Each client has a connection of its own, as the cameras of different places have.
+    ("grpc.use_local_subchannel_pool", 1),
+    # A server that comes back is found soon: gRPC's own pauses grow to two minutes.
+    ("grpc.initial_reconnect_backoff_ms", 200),
+    ("grpc.max_reconnect_backoff_ms", 1000),
+    # One that vanished without a word is found within 15 s.
+    ("grpc.keepalive_time_ms", 10_000),
+    ("grpc.keepalive_timeout_ms", 5_000),
+)
 
 T = TypeVar("T")
 
@@ -33,8 +44,7 @@ class TrackingClient:
     def __init__(self, server: str) -> None:
         """`server` is HOST:PORT. Nothing is sent yet."""
         self.server = server
-        # Each client has a connection of its own, as the cameras of different places have.
-        self._channel = aio.insecure_channel(server, options=[("grpc.use_local_subchannel_pool", 1)])
+        self._channel = aio.insecure_channel(server, options=_CHANNEL_OPTIONS)
         self._stub = TrackingServiceStub(self._channel)
 
     async def __aenter__(self) -> Self:
@@ -54,62 +64,51 @@ class TrackingClient:
 
     async def delete_session(self, session_id: str) -> None:
         """Ends a session and gives back what it holds. Raises ClientError."""
+        request = pb.DeleteSessionRequest(session_id=session_id)
         try:
-            await self._stub.DeleteSession(pb.DeleteSessionRequest(session_id=session_id), timeout=CALL_TIMEOUT_SECONDS)
+            await self._stub.DeleteSession(request, timeout=CALL_TIMEOUT_SECONDS, metadata=_routed(session_id))
         except aio.AioRpcError as error:
             raise ClientError(self.server, error.code(), error.details()) from error
 
-    def stream(self, options: pb.SessionOptions) -> "TrackingStream":
-        """A new session with a stream to it."""
-        return TrackingStream(self, self._stub.TrackStream(), options)
+    async def open_stream(self, config: pb.StreamConfig) -> "TrackingStream":
+        """A stream on the session that `config` names, which begins where there is none. Raises ClientError."""
+        stream = TrackingStream(self.server, self._stub.TrackStream(metadata=_routed(config.session_id)))
+        await stream.open(config)
+        return stream
 
 
 class TrackingStream:
-    """One session, while its stream is open; use it with `async with`: opened on entry, the session deleted on exit."""
+    """One stream, until either side ends it."""
 
-    def __init__(self, client: TrackingClient, call: _StreamCall, options: pb.SessionOptions) -> None:
-        self._client = client
+    def __init__(self, server: str, call: _StreamCall) -> None:
+        self._server = server
         self._call = call
-        self._options = options
-        self._session_id = ""
+        self.session = pb.Session()
 
-    async def __aenter__(self) -> Self:
-        config = pb.StreamConfig(options=self._options)
+    async def open(self, config: pb.StreamConfig) -> None:
+        """Says which session is meant; `session` is what the server granted. Raises ClientError."""
         try:
-            await self._write(pb.TrackStreamRequest(config=config))
-            self._session_id = (await self._read()).session.session_id
+            async with asyncio.timeout(CALL_TIMEOUT_SECONDS):
+                await self.send(pb.TrackStreamRequest(config=config))
+                self.session = (await self.receive()).session
+        except TimeoutError:
+            self.close()
+            details = f"no session within {CALL_TIMEOUT_SECONDS:g} s"
+            raise ClientError(self._server, grpc.StatusCode.DEADLINE_EXCEEDED, details) from None
         except BaseException:
-            self._call.cancel()
+            self.close()
             raise
-        return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def close(self) -> None:
+        """End it from this side, without waiting for what is under way."""
         self._call.cancel()
-        if kind is None:
-            try:
-                await self._client.delete_session(self._session_id)
-            except ClientError as gone:
-                # A session that has no target ends with its stream.
-                if gone.code is not grpc.StatusCode.NOT_FOUND:
-                    raise
 
-    async def send(self, frame: pb.Frame, commands: list[pb.TargetCommand]) -> None:
-        """Sends one frame; waits while flow control holds the stream back. Raises ClientError."""
-        await self._write(pb.TrackStreamRequest(frame=frame, targets=commands))
-
-    async def receive(self) -> pb.FrameResult:
-        """The next result, in the order of the frames sent. Raises ClientError when the stream ends first."""
-        while True:
-            event = await self._read()
-            if event.HasField("result"):
-                return event.result
-
-    async def _write(self, request: pb.TrackStreamRequest) -> None:
+    async def send(self, request: pb.TrackStreamRequest) -> None:
+        """Sends one message; waits while flow control holds the stream back. Raises ClientError."""
         await self._checked(self._call.write(request))
 
-    async def _read(self) -> pb.TrackStreamResponse:
+    async def receive(self) -> pb.TrackStreamResponse:
+        """The next event. Raises ClientError when the stream ends first."""
         event = await self._checked(self._call.read())
         if not isinstance(event, pb.TrackStreamResponse):
             raise await self._status()
@@ -129,7 +128,12 @@ class TrackingStream:
         raise await self._status()
 
     async def _status(self) -> ClientError:
-        return ClientError(self._client.server, await self._call.code(), await self._call.details())
+        return ClientError(self._server, await self._call.code(), await self._call.details())
+
+
+def _routed(session_id: str) -> tuple[tuple[str, str], ...]:
+    """Metadata by which a proxy sends all calls of a session to one server."""
+    return ((SESSION_METADATA, session_id),) if session_id else ()
 
 
 def to_frame(frame_number: int, payload: Payload) -> pb.Frame:

@@ -13,11 +13,22 @@ SERVICE = "mixformer.tracking.v1.TrackingService"
 
 
 class FakeService:
-    """Answers every frame; `outcomes` says which ones otherwise than PROCESSED. Remembers what it was sent."""
+    """Answers every frame; `outcomes` says which ones otherwise than PROCESSED. Remembers what it was sent.
 
-    def __init__(self, max_frame_bytes: int = 8 * 2**20, fails_at: int | None = None) -> None:
+    Breaks the stream at the frame `fails_at`, `fails_times` times. With `token_every` it gives a resume token after every such
+    frame, and begins where a token says; without, every stream begins anew.
+    """
+
+    def __init__(
+        self, max_frame_bytes: int = 8 * 2**20, fails_at: int | None = None, fails_times: int = 1000, token_every: int = 0
+    ) -> None:
         self.max_frame_bytes = max_frame_bytes
         self.fails_at = fails_at
+        self.fails_left = fails_times
+        self.token_every = token_every
+        self.refuses_tokens = False
+        self.configs: list[pb.StreamConfig] = []
+        self.requests: list[pb.TrackStreamRequest] = []
         self.outcomes: dict[int, pb.FrameOutcome.ValueType] = {}
         self.options: list[pb.SessionOptions] = []
         self.frames: list[pb.Frame] = []
@@ -28,15 +39,28 @@ class FakeService:
         self, requests: Iterator[pb.TrackStreamRequest], context: grpc.ServicerContext
     ) -> Iterator[pb.TrackStreamResponse]:
         """The session, then a result a frame."""
-        self.options.append(next(requests).config.options)
-        yield pb.TrackStreamResponse(session=pb.Session(session_id="fake"))
-        boxes: dict[str, pb.BoundingBox] = {}
+        config = next(requests).config
+        self.configs.append(config)
+        self.options.append(config.options)
+        if config.resume_token and self.refuses_tokens:
+            context.abort(grpc.StatusCode.INVALID_ARGUMENT, "unknown key")
+        session = pb.Session.FromString(config.resume_token)
+        session.session_id = config.session_id
+        yield pb.TrackStreamResponse(session=session)
+        boxes = {each.target_id: each.box for each in session.targets}
         for request in requests:
-            boxes |= {command.target_id: command.initialize for command in request.targets}
+            self.requests.append(request)
+            for command in request.targets:
+                if command.HasField("initialize") or command.target_id not in boxes:
+                    boxes[command.target_id] = command.initialize if command.HasField("initialize") else command.ensure
             self.frames.append(request.frame)
-            if request.frame.frame_number == self.fails_at:
+            if request.frame.frame_number == self.fails_at and self.fails_left:
+                self.fails_left -= 1
                 context.abort(grpc.StatusCode.UNAVAILABLE, "draining")
-            yield pb.TrackStreamResponse(result=self._result(request.frame, boxes))
+            result = self._result(request.frame, boxes)
+            yield pb.TrackStreamResponse(result=result)
+            if self.token_every and result.frame_number % self.token_every == 0:
+                yield pb.TrackStreamResponse(resume_token=_token(result))
 
     def _result(self, frame: pb.Frame, boxes: dict[str, pb.BoundingBox]) -> pb.FrameResult:
         outcome = self.outcomes.get(frame.frame_number, pb.FRAME_OUTCOME_PROCESSED)
@@ -62,12 +86,18 @@ class FakeService:
         return pb.DeleteSessionResponse()
 
 
+def _token(result: pb.FrameResult) -> pb.ResumeToken:
+    state = pb.Session(last_frame_number=result.frame_number, targets=result.targets)
+    state.last_frame_time.GetCurrentTime()
+    return pb.ResumeToken(token=state.SerializeToString(), last_frame_number=result.frame_number)
+
+
 @contextmanager
-def listening(service: FakeService) -> Iterator[str]:
-    """The service on a free port; gives HOST:PORT."""
+def listening(service: FakeService, address: str = "127.0.0.1:0") -> Iterator[str]:
+    """The service, on a free port unless told; gives HOST:PORT."""
     server = grpc.server(ThreadPoolExecutor(8))
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, _handlers(service)),))
-    port = server.add_insecure_port("127.0.0.1:0")
+    port = server.add_insecure_port(address)
     server.start()
     try:
         yield f"127.0.0.1:{port}"

@@ -148,16 +148,24 @@ def test_all_frames_of_all_streams_are_sent_and_counted(capsys: pytest.CaptureFi
     assert report["latency_seconds"]["p50"] > 0
     assert len(service.frames) == 30
     assert {options.overload_policy for options in service.options} == {pb.OVERLOAD_POLICY_DROP_OLDEST}
-    assert service.deleted == ["fake"] * 3
+    assert sorted(service.deleted) == sorted(config.session_id for config in service.configs)
 
 
 def test_a_stream_that_fails_is_named_and_its_frames_are_unanswered(capsys: pytest.CaptureFixture[str]) -> None:
     with listening(FakeService(fails_at=4)) as server:
-        code, printed = run_loadtest(server, capsys, "--streams", "1", "--json")
+        code, printed = run_loadtest(server, capsys, "--streams", "1", "--patience", "0", "--json")
     report = json.loads(printed)
     assert code == 1
     assert report["stream_errors"] == {"UNAVAILABLE": 1}
     assert (report["processed"], report["unanswered"]) == (4, 6)
+
+
+def test_a_stream_that_breaks_once_is_resumed_and_its_frames_are_all_answered(capsys: pytest.CaptureFixture[str]) -> None:
+    with listening(FakeService(fails_at=4, fails_times=1, token_every=3)) as server:
+        code, printed = run_loadtest(server, capsys, "--streams", "1", "--json")
+    report = json.loads(printed)
+    assert code == 0
+    assert (report["processed"], report["unanswered"], report["streams_resumed"]) == (10, 0, 1)
 
 
 def test_the_table_names_the_percentiles(capsys: pytest.CaptureFixture[str]) -> None:

@@ -101,7 +101,7 @@ def test_pictures_go_to_a_server_as_the_files_bytes(folder: Path) -> None:
     with listening(service) as server:
         assert main(["track", str(folder), "--box", BOX, "--server", server, "--online-size", "3"]) == 0
     assert [frame.encoded for frame in service.frames] == [path.read_bytes() for path in sorted(folder.glob("*.jpg"))]
-    assert service.options == [pb.SessionOptions(online_templates=3)]
+    assert service.options == [pb.SessionOptions(online_templates=3, return_resume_token=True)]
 
 
 def test_video_frames_go_to_a_server_without_loss(video: Path) -> None:
@@ -173,7 +173,7 @@ def test_a_box_that_cannot_be_used_ends_in_one_line(
 
 def test_a_server_that_goes_away_ends_in_one_line(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with listening(FakeService(fails_at=2)) as server:
-        assert main(["track", str(folder), "--box", BOX, "--server", server]) == 1
+        assert main(["track", str(folder), "--box", BOX, "--server", server, "--patience", "0"]) == 1
     assert capsys.readouterr().err == f"mixformer track: {server}: UNAVAILABLE: draining\n"
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from model.config import MAX_ONLINE_TEMPLATES, VARIANTS
-from service.commands.command import parse_box, parse_size, positive_float, positive_int
+from service.commands.command import parse_box, parse_size, positive_float, positive_int, seconds
 from service.config import SETTINGS
 
 DEFAULT_SERVER = "127.0.0.1:50051"
@@ -65,9 +65,17 @@ def _add_track(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--online-size", type=int, choices=range(1, MAX_ONLINE_TEMPLATES + 1), help="online templates kept at most"
     )  # fmt: skip
+    _add_patience(parser)
     parser.add_argument("--output", type=Path, metavar="FILE.jsonl", help="write one JSON object a frame")
     parser.add_argument("--video", type=Path, metavar="OUT.mp4", help="write the frames with the boxes drawn in")
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")
+
+
+def _add_patience(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--patience", type=seconds, default=30.0, metavar="SECONDS",
+        help="how long a session whose stream broke is taken up again, here or on another server; 0: not at all (default: 30)",
+    )  # fmt: skip
 
 
 def _complete_track(parser: argparse.ArgumentParser, parsed: argparse.Namespace) -> None:
@@ -95,6 +103,7 @@ def _add_loadtest(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--export-ghz", type=Path, metavar="FOLDER", help="send nothing: write the frames as data files for ghz (deploy/ghz)"
     )  # fmt: skip
+    _add_patience(parser)
     parser.add_argument("--policy", choices=OVERLOAD_POLICIES, default="block", help="default: %(default)s")
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")
     parser.set_defaults(module="service.commands.loadtest")

@@ -38,6 +38,11 @@ def positive_float(text: str) -> float:
     return value
 
 
+def seconds(text: str) -> float:
+    """A finite number, 0 or above. Raises ArgumentTypeError where it is not one."""
+    return 0.0 if text == "0" else positive_float(text)
+
+
 def positive_int(text: str) -> int:
     """A whole number of 1 to 2147483647, which every field of the API holds. Raises ArgumentTypeError where it is not one."""
     if not (text.isascii() and text.isdigit() and len(text) <= len(str(_LARGEST)) and 0 < int(text) <= _LARGEST):

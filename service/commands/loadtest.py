@@ -10,7 +10,8 @@ import msgspec
 from tqdm import tqdm
 
 from mixformer.tracking.v1 import tracking_pb2 as pb
-from service.client import ClientError, TrackingClient, TrackingStream, to_frame
+from service.client import ClientError, TrackingClient, to_frame
+from service.client_session import ClientSession
 from service.commands.clip import Clip, made_up_clip, recorded_clip
 from service.commands.command import CommandError
 from service.commands.ghz import export
@@ -57,7 +58,7 @@ async def _load(arguments: argparse.Namespace, clip: Clip) -> LoadReport:
     # disable=None: only where a person watches a terminal
     with tqdm(total=due, unit="frame", disable=None) as progress:
         options = pb.SessionOptions(overload_policy=POLICIES[arguments.policy])
-        cameras = [Camera(clip, schedule, tally, progress) for schedule in schedules]
+        cameras = [Camera(clip, schedule, tally, progress, arguments.patience) for schedule in schedules]
         await asyncio.gather(*(camera.run(arguments.server, options) for camera in cameras))
     return tally.report(arguments.rate, schedules)
 
@@ -70,30 +71,38 @@ class Camera:
     schedule: Schedule
     tally: Tally
     progress: "tqdm[Any]"
+    patience_seconds: float
 
     async def run(self, server: str, options: pb.SessionOptions) -> None:
         """Until every frame is answered or the stream fails."""
         last_due_at = self.schedule.due_at(self.schedule.frame_count - 1)
         try:
             async with asyncio.timeout(last_due_at - time.perf_counter() + DRAIN_SECONDS):
-                async with TrackingClient(server) as client, client.stream(options) as stream, asyncio.TaskGroup() as tasks:
-                    tasks.create_task(self._send(stream))
-                    tasks.create_task(self._receive(stream))
+                async with TrackingClient(server) as client, ClientSession(client, options, self.patience_seconds) as session:
+                    await self._exchange(session)
         except* ClientError as group:
             self.tally.failed(_status(group))
         except* TimeoutError:
             self.tally.failed("TIMEOUT")
 
-    async def _send(self, stream: TrackingStream) -> None:
+    async def _exchange(self, session: ClientSession) -> None:
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._send(session))
+                tasks.create_task(self._receive(session))
+        finally:
+            self.tally.resumed(session.times_resumed)
+
+    async def _send(self, session: ClientSession) -> None:
         box = pb.BoundingBox(**self.clip.box._asdict())
         start = [pb.TargetCommand(initialize=box)]
         async for number in paced(self.schedule, time.perf_counter, asyncio.sleep):
-            await stream.send(to_frame(number, self.clip.frame(number)), start if number == 0 else [])
+            await session.send(to_frame(number, self.clip.frame(number)), start if number == 0 else [])
             self.tally.sent(self.schedule.due_at(number), time.perf_counter())
 
-    async def _receive(self, stream: TrackingStream) -> None:
+    async def _receive(self, session: ClientSession) -> None:
         for _ in range(self.schedule.frame_count):
-            result = await stream.receive()
+            result = await session.receive()
             self.tally.received(result, self.schedule.due_at(result.frame_number), time.perf_counter())
             self.progress.update()
 

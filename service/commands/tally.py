@@ -13,6 +13,7 @@ from service.commands.summary import Latency, describe_latency, format_table, la
 class LoadReport(msgspec.Struct, frozen=True):
     """What became of the frames. Latencies are those of PROCESSED frames, from the time a frame was due to its result.
 
+    `streams_resumed` counts streams that broke and whose session went on in another one.
     `send_delay_seconds` is how late frames were sent: flow control held the stream back, or this client is too slow.
     """
 
@@ -24,6 +25,7 @@ class LoadReport(msgspec.Struct, frozen=True):
     rejected: dict[str, int]
     unanswered: int
     stream_errors: dict[str, int]
+    streams_resumed: int
     frames_per_second: float
     latency_seconds: Latency | None
     send_delay_seconds: Latency | None
@@ -38,6 +40,7 @@ class LoadReport(msgspec.Struct, frozen=True):
             ("rejected", _describe(self.rejected)),
             ("unanswered", str(self.unanswered)),
             ("stream errors", _describe(self.stream_errors)),
+            ("streams resumed", str(self.streams_resumed)),
             ("frames/s", f"{self.frames_per_second:.1f}"),
             ("latency p50 / p95 / p99", describe_latency(self.latency_seconds)),
             ("send delay p50 / p95 / p99", describe_latency(self.send_delay_seconds)),
@@ -52,6 +55,7 @@ class Tally:
         self._outcomes: Counter[int] = Counter()
         self._rejected: Counter[str] = Counter()
         self._stream_errors: Counter[str] = Counter()
+        self._resumed = 0
         self._latencies: list[float] = []
         self._delays: list[float] = []
         self._last_at = 0.0
@@ -73,6 +77,10 @@ class Tally:
         """A stream is over before its frames are answered."""
         self._stream_errors[name] += 1
 
+    def resumed(self, times: int) -> None:
+        """A session went on in so many further streams."""
+        self._resumed += times
+
     def report(self, rate: float, schedules: Sequence[Schedule]) -> LoadReport:
         """The figures of the run; `rate` is frames a second of one stream."""
         due = sum(schedule.frame_count for schedule in schedules)
@@ -87,6 +95,7 @@ class Tally:
             rejected=dict(self._rejected),
             unanswered=due - self._outcomes.total(),
             stream_errors=dict(self._stream_errors),
+            streams_resumed=self._resumed,
             frames_per_second=processed / seconds if seconds > 0 else 0.0,
             latency_seconds=latency_of(self._latencies),
             send_delay_seconds=latency_of(self._delays),

@@ -9,7 +9,8 @@ from typing import NamedTuple
 import simplejpeg
 
 from mixformer.tracking.v1 import tracking_pb2 as pb
-from service.client import ClientError, TrackingClient, TrackingStream, to_frame
+from service.client import ClientError, TrackingClient, to_frame
+from service.client_session import ClientSession
 from service.commands.command import CommandError
 from service.commands.footage import open_footage
 from service.commands.results import name_targets, record_of_result
@@ -32,8 +33,8 @@ async def _track(arguments: argparse.Namespace) -> int:
     async with TrackingClient(arguments.server) as client:
         frames = _fitting(footage.frames, (await client.server_info()).max_frame_bytes)
         with TrackOutput(arguments, footage) as output:
-            async with client.stream(options) as stream:
-                await Exchange(stream, output, _commands(arguments)).run(frames)
+            async with ClientSession(client, options, arguments.patience) as session:
+                await Exchange(session, output, _commands(arguments)).run(frames)
             return output.finish()
 
 
@@ -45,9 +46,9 @@ class _Sent(NamedTuple):
 class Exchange:
     """Sends the frames and takes their results, a few frames at a time."""
 
-    def __init__(self, stream: TrackingStream, output: TrackOutput, commands: list[pb.TargetCommand]) -> None:
+    def __init__(self, session: ClientSession, output: TrackOutput, commands: list[pb.TargetCommand]) -> None:
         """`commands` go with the first frame."""
-        self._stream = stream
+        self._session = session
         self._output = output
         self._commands = commands
         self._room = asyncio.Semaphore(FRAMES_IN_FLIGHT)
@@ -67,13 +68,13 @@ class Exchange:
         while (payload := await asyncio.to_thread(next, frames, None)) is not None:
             await self._room.acquire()
             self._in_flight.put_nowait(_Sent(payload, time.perf_counter()))
-            await self._stream.send(to_frame(number, payload), self._commands if number == 0 else [])
+            await self._session.send(to_frame(number, payload), self._commands if number == 0 else [])
             number += 1
         self._in_flight.put_nowait(None)
 
     async def _receive(self) -> None:
         while (sent := await self._in_flight.get()) is not None:
-            result = await self._stream.receive()
+            result = await self._session.receive()
             latency = time.perf_counter() - sent.sent_at
             self._room.release()
             await asyncio.to_thread(self._output.add, sent.payload, record_of_result(result), latency)
