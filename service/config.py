@@ -85,6 +85,9 @@ class ServeSettings:
     threads: Annotated[int, Meta(ge=0, le=1024, description="CPU threads of the worker; 0 means automatic")] = 0
     slots: Annotated[int, Meta(ge=0, le=65536, description="template memories held on the device; 0 means automatic")] = 0
     max_batch: Annotated[int, Meta(ge=1, le=1024, description="targets tracked in one pass")] = 32
+    max_under_way: Annotated[
+        int, Meta(ge=0, le=1_000_000, description="targets on their way through the device before new ones are refused; 0: one pass")
+    ] = 0  # fmt: skip
     max_encodes: Annotated[int, Meta(ge=1, le=1024, description="templates encoded in one step")] = 4
     grace_seconds: Annotated[float, Meta(ge=0, le=3600, description="time to drain at shutdown")] = 10.0
     worker_timeout_seconds: Annotated[float, Meta(gt=0, le=3600, description="longest wait for an answer of the worker")] = 30.0

@@ -129,10 +129,14 @@ class TooManyStreams(ServiceError):
 
 
 class Overloaded(ServiceError):
-    """The server's memory for decoded frames is full, or the session's queue of single frames is."""
+    """There is no room: on the device for another target, in memory for decoded frames, in the session's queue of single frames."""
 
     code = grpc.StatusCode.RESOURCE_EXHAUSTED
     reason = "OVERLOADED"
+
+
+class FrameShed(Overloaded):
+    """The device is behind, and the session asked for DROP_OLDEST."""
 
 
 class Draining(ServiceError):

@@ -11,6 +11,7 @@ from model.config import VARIANTS, UpdateRule
 from model.geometry import Box, CropBox
 from service.config import Limits, ServeSettings
 from service.errors import ServiceError
+from service.front.admission import Admission
 from service.front.budget import DecodePool
 from service.front.convert import result_message
 from service.front.engine import Answer, MemorySource
@@ -117,13 +118,14 @@ class Bench:
 GOOD = encoded(scene())
 
 
-def bench(limits: Limits = Limits(), **settings: object) -> Bench:  # noqa: B008
-    """A front over a fake engine and a fake clock."""
+def bench(limits: Limits = Limits(), room: int = 1000, **settings: object) -> Bench:  # noqa: B008
+    """A front over a fake engine, with room for so many targets on its device, and a fake clock."""
     engine, time, metrics = FakeEngine(), FakeTime(), Metrics()
     clock = time.clock
     table = SessionTable(limits.max_sessions, engine.release, clock)
     pool = DecodePool(limits, 2, 5.0)
-    tracker = FrameTracker(engine, pool, model_config(HELLO), limits, metrics, clock)
+    admission = Admission(room, clock.monotonic)
+    tracker = FrameTracker(engine, admission, pool, model_config(HELLO), limits, metrics, clock)
     given = ServeSettings(limits=limits, **settings)  # type: ignore[arg-type]
     return Bench(Front(given, "1.2.3", HELLO, table, tracker, metrics, clock), engine, time, metrics, pool)
 

@@ -51,6 +51,11 @@ def model_config(hello: Hello) -> ModelConfig:
     )
 
 
+def room(settings: ServeSettings, hello: Hello) -> int:
+    """Targets that may be on their way through the device before new ones are refused: one pass, unless the settings say otherwise."""
+    return settings.max_under_way or hello.max_batch
+
+
 def update_rule(hello: Hello) -> UpdateRule:
     """The update rule that came with the worker's weights."""
     return msgspec.convert(hello.update_rule, UpdateRule)

@@ -24,9 +24,10 @@ from service import logs
 from service.child import begin
 from service.config import ServeSettings, SettingsError, parse_address
 from service.cpu import usable_cores
+from service.front.admission import Admission
 from service.front.budget import DecodePool
 from service.front.engine import Engine
-from service.front.front import Front, model_config
+from service.front.front import Front, model_config, room
 from service.front.hello import WorkerChanged
 from service.front.metrics import Metrics
 from service.front.servicer import TrackingServicer
@@ -104,7 +105,8 @@ def _assemble(settings: ServeSettings, engine: Engine, hello: Hello, metrics: Me
     release = version("mixformer-service")
     pool = DecodePool(settings.limits, min(usable_cores(), _MAX_DECODE_THREADS), settings.worker_timeout_seconds)
     table = SessionTable(settings.limits.max_sessions, engine.release, clock)
-    tracker = FrameTracker(engine, pool, model, settings.limits, metrics, clock)
+    admission = Admission(room(settings, hello), clock.monotonic)
+    tracker = FrameTracker(engine, admission, pool, model, settings.limits, metrics, clock)
     metrics.on_hello(hello, release)
     return Front(settings, release, hello, table, tracker, metrics, clock)
 

@@ -8,7 +8,7 @@ What a result says:
 * PROCESSED: every command was carried out and at least one target has an answer (a target that starts on this frame has).
   A target that failed alone keeps its last box, has no score, is UNCERTAIN (or LOST, if it was) and is named in `error`.
 * REJECTED: nothing could be done; `error` says why. Of the commands only `remove` counts.
-* DROPPED: not looked at (too old, or superseded). A frame with commands is never dropped.
+* DROPPED: not looked at (too old, superseded, or the device is behind). A frame with commands is never dropped.
 
 A target changes only after all answers are there, in one go: whoever is cancelled before leaves the session as it was.
 """
@@ -27,15 +27,25 @@ from model.crop import Image
 from model.geometry import CropWindow
 from model.target import NonFinitePredictionError, Target
 from service.config import Limits
-from service.errors import BadBox, BadFrame, FrameSuperseded, FrameTooOld, NonFinitePrediction, NoTarget, ServiceError
+from service.errors import (
+    BadBox,
+    BadFrame,
+    FrameShed,
+    FrameSuperseded,
+    FrameTooOld,
+    NonFinitePrediction,
+    NoTarget,
+    ServiceError,
+)
 from service.failures import combined, without_answer
+from service.front.admission import Admission
 from service.front.budget import Decoded, DecodePool
 from service.front.engine import Answer, MemorySource
 from service.front.frames import Frame, FrameResult, Outcome, Timing
 from service.front.metrics import Metrics
-from service.front.options import SessionOptions
+from service.front.options import OverloadPolicy, SessionOptions
 from service.front.session import Clock, Session
-from service.front.targets import Kit, command, rebuilt, without_removed
+from service.front.targets import Commanded, Kit, command, rebuilt, without_removed
 
 # Of a search window's side: where its lower edge may be by the time a frame that is decoded ahead is looked at.
 _SLACK = 1.25
@@ -56,9 +66,17 @@ class FrameTracker:
     """Tracks frames, for whoever has the session's turn."""
 
     def __init__(
-        self, predictor: Predictor, pool: DecodePool, model: ModelConfig, limits: Limits, metrics: Metrics, clock: Clock
+        self,
+        predictor: Predictor,
+        admission: Admission,
+        pool: DecodePool,
+        model: ModelConfig,
+        limits: Limits,
+        metrics: Metrics,
+        clock: Clock,
     ) -> None:
         self._predictor = predictor
+        self._admission = admission
         self._pool = pool
         self._model = model
         self._limits = limits
@@ -75,6 +93,8 @@ class FrameTracker:
             self._check_age(session, frame)
             if frame.payload is None:
                 raise BadFrame("message holds no picture")
+            if frame.commands and not session.targets:
+                self._admission.check_room()  # before the picture costs anything
             with session.working():  # also while the frame waits for room
                 decoded = await self._pool.decode(frame.payload, None if frame.commands else _rows_ahead(session.targets))
         except ServiceError as error:
@@ -90,7 +110,7 @@ class FrameTracker:
             if isinstance(prepared, ServiceError):
                 raise prepared.told()
             result = await self._process(session, frame, prepared)
-        except (FrameTooOld, FrameSuperseded) as error:
+        except (FrameTooOld, FrameSuperseded, FrameShed) as error:
             result = FrameResult(frame.number, Outcome.DROPPED, {}, error.told(), Timing())
         except ServiceError as error:
             result = _rejected(session, frame, error.told())
@@ -130,6 +150,7 @@ class FrameTracker:
         commanded = command(session.targets, frame.commands, picture.image, self._kit(session))
         if not commanded.targets and not frame.commands:
             raise NoTarget(f"session {session.session_id} has no target: send initialize or ensure with a frame")
+        self._admit(session, frame, commanded)
         followed = {name: target for name, target in commanded.targets.items() if name not in commanded.started}
         picture = await self._showing(frame, picture, (target.search_window for target in followed.values()))
         outcomes = await self._ask(session, followed, picture.image)
@@ -147,6 +168,14 @@ class FrameTracker:
         ordered = {name: reports[name] for name in commanded.targets}
         error = combined(failures) if failures else None
         return FrameResult(frame.number, Outcome.PROCESSED, ordered, error, _timing(picture, outcomes.values()))
+
+    def _admit(self, session: Session, frame: Frame, commanded: Commanded) -> None:
+        """Raises Overloaded where the frame begins targets that the device has no room for, FrameShed where it is to be dropped."""
+        begun = len(commanded.targets.keys() - session.targets.keys())
+        if begun:
+            self._admission.begin(begun)
+        if not frame.commands and session.options.overload_policy is OverloadPolicy.DROP_OLDEST:
+            self._admission.shed()
 
     async def _showing(self, frame: Frame, picture: Decoded, windows: Iterable[CropWindow]) -> Decoded:
         """The picture with all that the windows look at: a target may be lower than it was when the frame was decoded."""
@@ -171,7 +200,8 @@ class FrameTracker:
             return BadBox(str(error))
         session.lend(target)
         try:
-            return await self._predictor.submit(session.client, target, search.tobytes())
+            with self._admission.passage():
+                return await self._predictor.submit(session.client, target, search.tobytes())
         except ServiceError as error:
             return error.told()
 
