@@ -1,26 +1,17 @@
-"""The settings of `mixformer serve`: one frozen value, read once from flags, environment and file.
+"""The settings of `mixformer serve`: one frozen value, complete after the start."""
 
-A flag beats the environment (`MIXFORMER_<NAME>`), the environment beats the file (TOML, limits under `[limits]`), the file
-beats the default. Anything unknown or wrong stops the start with the setting's name, its value and where it came from.
-"""
-
-import re
-import tomllib
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import MISSING, Field, dataclass, field, fields
-from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple, get_args, get_type_hints
+import ipaddress
+from dataclasses import dataclass, field
+from typing import Annotated, Literal, NamedTuple
 
 import msgspec
 from msgspec import Meta
 
-ENVIRONMENT_PREFIX = "MIXFORMER_"
 MIB = 1024 * 1024
 # The `device` that is not there (worker/simulated.py).
 SIMULATED_DEVICE = "simulated"
 # Upper ends are far above what makes sense; a value over them is a slip, and would only fail later.
 YEAR_SECONDS = 365 * 24 * 3600
-_LAST_PORT = 65535
 
 
 class SettingsError(ValueError):
@@ -33,16 +24,21 @@ class Address(NamedTuple):
     host: str
     port: int
 
-    def __str__(self) -> str:
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
-
 
 def parse_address(text: str) -> Address:
     """`HOST:PORT` (`[::1]:50051` for IPv6) as an Address. Raises ValueError where it is not one."""
     host, colon, port = text.rpartition(":")
-    if not (host and colon and port.isascii() and port.isdigit() and int(port) <= _LAST_PORT):
+    if not (host and colon and port.isascii() and port.isdigit() and int(port) <= 65535):
         raise ValueError("expected HOST:PORT with a port of 0 to 65535")
     return Address(host.removeprefix("[").removesuffix("]"), int(port))
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach a port that is opened there."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 @dataclass(frozen=True)
@@ -58,6 +54,13 @@ class Limits:
     decoded_bytes_budget: Annotated[
         int, Meta(ge=1, le=2**40, description="bytes of decoded frames held at once, all together")
     ] = 1024 * MIB  # fmt: skip
+    max_client_sessions: Annotated[int, Meta(ge=0, le=1_000_000, description="sessions of one client; 0 means no limit")] = 0
+    max_client_frames_per_second: Annotated[
+        float, Meta(ge=0, le=1_000_000, description="frames of one client a second; 0 means no limit")
+    ] = 0.0  # fmt: skip
+    max_client_bytes_per_second: Annotated[
+        int, Meta(ge=0, le=2**40, description="bytes of frames of one client a second, as sent; 0 means no limit")
+    ] = 0  # fmt: skip
 
     def __post_init__(self) -> None:
         largest = 3 * self.max_frame_pixels
@@ -74,6 +77,16 @@ class ServeSettings:
 
     listen: Annotated[str, Meta(description="HOST:PORT of the gRPC service")] = "127.0.0.1:50051"
     metrics: Annotated[str, Meta(description="HOST:PORT of the Prometheus metrics")] = "127.0.0.1:9090"
+    insecure: Annotated[
+        bool, Meta(description="let other machines in though TLS, or tokens and client certificates, are wanting")
+    ] = False  # fmt: skip
+    tls_cert: Annotated[str, Meta(description="PEM file of the server's certificate and chain; empty means no TLS")] = ""
+    tls_key: Annotated[str, Meta(description="PEM file of its key")] = ""
+    tls_client_ca: Annotated[
+        str, Meta(description="PEM file of authorities; every client must have a certificate of theirs")
+    ] = ""  # fmt: skip
+    token_file: Annotated[str, Meta(description="file of bearer tokens, NAME TOKEN a line; every call must carry one")] = ""
+    tokens: Annotated[str, Meta(description="the same in the environment, separated by commas")] = field(default="", repr=False)
     weights: Annotated[str, Meta(description="checkpoint file; empty means the weights that come with the package")] = ""
     variant: Annotated[str, Meta(description="variant of the network; empty means the one the checkpoint names")] = ""
     precision: Annotated[
@@ -82,20 +95,15 @@ class ServeSettings:
     device: Annotated[
         str, Meta(min_length=1, description="auto, cpu, cuda or cuda:N; simulated: made-up boxes, for load tests")
     ] = "auto"  # fmt: skip
-    devices: Annotated[
-        str, Meta(description="devices with a worker each, as in cuda:0,cuda:1; empty means `workers` of them on `device`")
-    ] = ""  # fmt: skip
-    workers: Annotated[int, Meta(ge=1, le=64, description="workers on `device`, where `devices` is empty")] = 1
-    fronts: Annotated[int, Meta(ge=1, le=64, description="fronts, on as many ports from that of `listen` on")] = 1
     simulated_batch_ms: Annotated[float, Meta(ge=0, le=60_000, description="what a pass of the simulated device takes")] = 10.0
     simulated_item_ms: Annotated[
         float, Meta(ge=0, le=60_000, description="what each target of it, and each template memory that is new, adds")
     ] = 1.0  # fmt: skip
-    threads: Annotated[int, Meta(ge=0, le=1024, description="CPU threads of a worker; 0 means automatic")] = 0
+    threads: Annotated[int, Meta(ge=0, le=1024, description="CPU threads of the worker; 0 means automatic")] = 0
     slots: Annotated[int, Meta(ge=0, le=65536, description="template memories held on the device; 0 means automatic")] = 0
     max_batch: Annotated[int, Meta(ge=1, le=1024, description="targets tracked in one pass")] = 32
     max_under_way: Annotated[
-        int, Meta(ge=0, le=1_000_000, description="targets under way at a front before new ones are refused; 0: its share of one pass of every worker")
+        int, Meta(ge=0, le=1_000_000, description="targets on their way through the device before new ones are refused; 0: one pass")
     ] = 0  # fmt: skip
     max_encodes: Annotated[int, Meta(ge=1, le=1024, description="templates encoded in one step")] = 4
     grace_seconds: Annotated[float, Meta(ge=0, le=3600, description="time to drain at shutdown")] = 10.0
@@ -115,8 +123,7 @@ class ServeSettings:
     log_level: Annotated[Literal["debug", "info", "warning", "error"], Meta(description="least level that is logged")] = "info"
     log_format: Annotated[Literal["text", "json"], Meta(description="one event a line, for people or for machines")] = "text"
     run_dir: Annotated[str, Meta(description="folder for the worker's socket; empty means a private temporary one")] = ""
-    worker_socket: Annotated[str, Meta(description="path of the first worker's socket; set by the parent")] = ""
-    number: Annotated[int, Meta(ge=0, description="which of the workers or fronts a child is; set by the parent")] = 0
+    worker_socket: Annotated[str, Meta(description="path of the worker's socket; set by the parent")] = ""
     limits: Limits = field(default_factory=Limits)
 
     def __post_init__(self) -> None:
@@ -125,34 +132,26 @@ class ServeSettings:
                 f"idle_timeout_seconds {self.idle_timeout_seconds:g} is over "
                 f"max_idle_timeout_seconds {self.max_idle_timeout_seconds:g}"
             )
-        if self.devices and self.workers > 1:
+        if bool(self.tls_cert) != bool(self.tls_key) or (self.tls_client_ca and not self.tls_cert):
+            raise ValueError("tls_cert and tls_key belong together, and tls_client_ca to both")
+        if self.is_open and self.lacks and not self.insecure:
             raise ValueError(
-                f"workers {self.workers} and devices {self.devices!r} exclude each other: name a device per worker"
-            )
-        if not all(self.worker_devices):
-            raise ValueError(f"devices {self.devices!r} has an empty name in it")
-        last_port = parse_address(self.listen).port + self.fronts - 1
-        if last_port > _LAST_PORT:
-            raise ValueError(
-                f"listen {self.listen} leaves no room for fronts {self.fronts}: the last port would be {last_port}"
+                f"listen {self.listen} lets other machines in without {' and '.join(self.lacks)}; insecure allows it"
             )
 
     @property
-    def worker_devices(self) -> tuple[str, ...]:
-        """The device of every worker."""
-        if not self.devices:
-            return (self.device,) * self.workers
-        return tuple(each.strip() for each in self.devices.split(","))
+    def is_open(self) -> bool:
+        """Whether other machines can reach the gRPC port."""
+        return not is_loopback(parse_address(self.listen).host)
 
     @property
-    def front_address(self) -> Address:
-        """Where front `number` listens: consecutive ports; where the system chooses, it chooses for each."""
-        host, port = parse_address(self.listen)
-        return Address(host, port + self.number if port else 0)
-
-    def socket_of(self, worker: int) -> str:
-        """Path of the socket of the worker with this number."""
-        return f"{self.worker_socket}.{worker}" if worker else self.worker_socket
+    def lacks(self) -> tuple[str, ...]:
+        """What other machines must not be let in without, and which settings would give it."""
+        knows_callers = self.token_file or self.tokens or self.tls_client_ca
+        return (
+            *(() if self.tls_cert else ("TLS (tls_cert, tls_key)",)),
+            *(() if knows_callers else ("knowing them (token_file or tls_client_ca)",)),
+        )
 
     def to_json(self) -> bytes:
         """The settings as one line of JSON, for a child's standard input."""
@@ -165,104 +164,3 @@ class ServeSettings:
             return msgspec.json.decode(line, type=ServeSettings)
         except msgspec.DecodeError as error:
             raise SettingsError(f"no settings on standard input: {error}") from error
-
-
-class Setting(NamedTuple):
-    """One setting as flags, environment and file name it."""
-
-    name: str
-    type: Any
-    default: object
-    help: str
-    is_limit: bool
-
-    @property
-    def choices(self) -> tuple[str, ...]:
-        """The values allowed where only a few are, else empty."""
-        return tuple(get_args(get_args(self.type)[0]))
-
-
-def _settings(owner: type[ServeSettings | Limits], *, is_limit: bool) -> Iterator[Setting]:
-    hints = get_type_hints(owner, include_extras=True)
-    each: Field[Any]
-    for each in fields(owner):
-        if each.default is not MISSING:
-            meta = next(extra for extra in get_args(hints[each.name]) if isinstance(extra, Meta))
-            yield Setting(each.name, hints[each.name], each.default, meta.description or "", is_limit)
-
-
-# Set by the parent for its children; no flag and no file sets it.
-_INTERNAL = {"worker_socket", "number"}
-SETTINGS: dict[str, Setting] = {
-    setting.name: setting
-    for setting in (*_settings(ServeSettings, is_limit=False), *_settings(Limits, is_limit=True))
-    if setting.name not in _INTERNAL
-}
-
-_CHECKS: dict[str, Callable[[str], object]] = {"listen": parse_address, "metrics": parse_address}
-
-# Kubernetes puts such variables into every container for a Service whose name starts with "mixformer".
-_SERVICE_LINK = re.compile(r"MIXFORMER(_\w+)?_(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_(TCP|UDP|SCTP)(_\w+)?)?)")
-
-
-class _Given(NamedTuple):
-    value: object
-    source: str
-
-
-def load_settings(flags: Mapping[str, object], environment: Mapping[str, str], file: Path | None = None) -> ServeSettings:
-    """The settings from all sources. `flags` maps setting names to values; a None was not given.
-
-    `file` is the `--config` file, or else the one that MIXFORMER_CONFIG names. Raises SettingsError.
-    """
-    named = environment.get(f"{ENVIRONMENT_PREFIX}CONFIG")
-    path = file or (Path(named) if named else None)
-    given = {
-        **(dict(_from_file(path)) if path else {}),
-        **dict(_from_environment(environment)),
-        **{name: _Given(value, f"flag --{name.replace('_', '-')}") for name, value in flags.items() if value is not None},
-    }
-    values = {name: _convert(name, *each) for name, each in given.items()}
-    try:
-        limits = Limits(**{name: value for name, value in values.items() if SETTINGS[name].is_limit})
-        return ServeSettings(limits=limits, **{name: value for name, value in values.items() if not SETTINGS[name].is_limit})
-    except ValueError as error:
-        raise SettingsError(f"{error} ({_sources(str(error), given)})") from error
-
-
-def _from_file(path: Path) -> Iterator[tuple[str, _Given]]:
-    try:
-        document = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise SettingsError(f"config file {path} cannot be read: {error}") from error
-    limits = document.pop("limits", {})
-    if not isinstance(limits, dict):
-        raise SettingsError(f"limits={limits!r} (file {path}): expected a table [limits]")
-    for table, is_limit in ((document, False), (limits, True)):
-        for name, value in table.items():
-            if name in SETTINGS and SETTINGS[name].is_limit is not is_limit:
-                raise SettingsError(f"{name}={value!r} (file {path}): belongs {'under' if not is_limit else 'above'} [limits]")
-            yield name, _Given(value, f"file {path}")
-
-
-def _from_environment(environment: Mapping[str, str]) -> Iterator[tuple[str, _Given]]:
-    for variable, value in environment.items():
-        name = variable.removeprefix(ENVIRONMENT_PREFIX)
-        if name != variable and name != "CONFIG" and not _SERVICE_LINK.fullmatch(variable):
-            yield name.lower(), _Given(value, f"environment {variable}")
-
-
-def _convert(name: str, value: object, source: str) -> Any:
-    if name not in SETTINGS:
-        raise SettingsError(f"{name}={value!r} ({source}): there is no such setting")
-    try:
-        converted = msgspec.convert(value, SETTINGS[name].type, strict=False)
-        if name in _CHECKS:
-            _CHECKS[name](converted)
-    except ValueError as error:
-        raise SettingsError(f"{name}={value!r} ({source}): {error}") from error
-    return converted
-
-
-def _sources(message: str, given: Mapping[str, _Given]) -> str:
-    return ", ".join(f"{name} from {each.source}" for name, each in given.items() if name in message.split())

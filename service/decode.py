@@ -69,6 +69,11 @@ class RawImage:
 Payload = bytes | RawImage
 
 
+def size_of(payload: Payload) -> int:
+    """Its bytes as they were sent."""
+    return len(payload) if isinstance(payload, bytes) else len(payload.data)
+
+
 class Top(NamedTuple):
     """A picture, uint8 RGB [H, W, 3], of which the first `rows` rows are decoded and the others black."""
 
@@ -109,7 +114,7 @@ def decode_rest(payload: Payload, image: Image) -> None:
 
 def picture_size(payload: Payload, limits: Limits) -> Size:
     """The picture's size by its header, without decoding. Raises FrameTooLarge over the limits, BadFrame for no picture."""
-    length = len(payload.data if isinstance(payload, RawImage) else payload)
+    length = size_of(payload)
     if length > limits.max_frame_bytes:
         raise FrameTooLarge(f"frame of {length} bytes is over max_frame_bytes {limits.max_frame_bytes}")
     if length == 0:

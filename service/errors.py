@@ -30,6 +30,13 @@ class InvalidRequest(ServiceError):
     reason = "INVALID_REQUEST"
 
 
+class Unauthenticated(ServiceError):
+    """The call carries no token that the server knows, or its token is good no more."""
+
+    code = grpc.StatusCode.UNAUTHENTICATED
+    reason = "UNAUTHENTICATED"
+
+
 class BadFrame(ServiceError):
     """The frame holds no picture we can read: not an image, truncated, a raw size that does not match."""
 
@@ -115,14 +122,14 @@ class SessionTakenOver(ServiceError):
 
 
 class TooManySessions(ServiceError):
-    """The server is at `max_sessions`."""
+    """The server is at `max_sessions`, or the client at `max_client_sessions`."""
 
     code = grpc.StatusCode.RESOURCE_EXHAUSTED
     reason = "TOO_MANY_SESSIONS"
 
 
 class TooManyStreams(ServiceError):
-    """The server is at `max_streams`."""
+    """The server is at `max_streams`, or the client at its share of them."""
 
     code = grpc.StatusCode.RESOURCE_EXHAUSTED
     reason = "TOO_MANY_STREAMS"
@@ -137,6 +144,13 @@ class Overloaded(ServiceError):
 
 class FrameShed(Overloaded):
     """The device is behind, and the session asked for DROP_OLDEST."""
+
+
+class RateLimited(ServiceError):
+    """The client is over `max_client_frames_per_second` or `max_client_bytes_per_second`."""
+
+    code = grpc.StatusCode.RESOURCE_EXHAUSTED
+    reason = "RATE_LIMITED"
 
 
 class Draining(ServiceError):

@@ -13,15 +13,16 @@ from service.config import Limits, ServeSettings
 from service.errors import ServiceError
 from service.front.admission import Admission
 from service.front.budget import DecodePool
+from service.front.caller import Callers
 from service.front.convert import result_message
 from service.front.engine import Answer, MemorySource
-from service.front.fleet import Owner
 from service.front.frames import Action, Command, Frame
 from service.front.front import Front, model_config
 from service.front.metrics import Metrics
 from service.front.session import Clock, Session
 from service.front.sessions import SessionTable
 from service.front.step import FrameTracker
+from service.front.tokens import Tokens
 from service.messages import PROTOCOL_VERSION, Hello
 
 CONFIG = VARIANTS["mixvit_tiny"]
@@ -64,7 +65,7 @@ class FakeEngine:
     def __post_init__(self) -> None:
         self.gate.set()
 
-    async def submit(self, owner: Owner, target: MemorySource, search: bytes) -> Answer:
+    async def submit(self, client: str, target: MemorySource, search: bytes) -> Answer:
         call, self.calls = self.calls, self.calls + 1
         self.used.append(target.memory_key)
         self.waiting += 1
@@ -123,12 +124,14 @@ def bench(limits: Limits = Limits(), room: int = 1000, **settings: object) -> Be
     """A front over a fake engine, with room for so many targets on its device, and a fake clock."""
     engine, time, metrics = FakeEngine(), FakeTime(), Metrics()
     clock = time.clock
-    table = SessionTable(limits.max_sessions, engine.release, clock)
+    table = SessionTable(limits, engine.release, clock)
     pool = DecodePool(limits, 2, 5.0)
     admission = Admission(room, clock.monotonic)
     tracker = FrameTracker(engine, admission, pool, model_config(HELLO), limits, metrics, clock)
     given = ServeSettings(limits=limits, **settings)  # type: ignore[arg-type]
-    return Bench(Front(given, "1.2.3", HELLO, table, tracker, metrics, clock), engine, time, metrics, pool)
+    return Bench(
+        Front(given, "1.2.3", HELLO, table, tracker, metrics, clock, Callers(Tokens(given))), engine, time, metrics, pool
+    )
 
 
 def start(target_id: str = "", box: Box = BOX) -> Command:

@@ -11,11 +11,10 @@ import pytest
 import yaml
 from fake_front import HELLO
 
-from service.config import load_settings
 from service.front.caller import SESSION_METADATA
 from service.front.frontend import LIVE
-from service.front.instruments import LATENCY_BUCKETS
-from service.front.metrics import Metrics
+from service.front.metrics import LATENCY_BUCKETS, Metrics
+from service.sources import load_settings
 
 ROOT = Path(__file__).parents[1]
 DEPLOY = ROOT / "deploy"
@@ -43,7 +42,7 @@ def parsed(path: Path) -> Any:
 def exported() -> dict[str, str]:
     """Every metric of the service with its type, as Prometheus sees it."""
     metrics = Metrics()
-    metrics.worker(0).on_hello(HELLO)
+    metrics.on_hello(HELLO, "1.2.3")
     return {family.name: family.type for family in metrics.registry.collect()}
 
 
@@ -125,7 +124,9 @@ def test_compose_sets_only_settings_that_the_service_has(path: Path) -> None:
 def test_compose_listens_inside_and_publishes_on_loopback() -> None:
     services = parsed(ROOT / "docker-compose.yml")["services"]
     environment = services["tracker"]["environment"]
-    settings = load_settings({}, {name: environment[name] for name in ("MIXFORMER_LISTEN", "MIXFORMER_METRICS")})
+    settings = load_settings(
+        {}, {name: environment[name] for name in ("MIXFORMER_LISTEN", "MIXFORMER_METRICS", "MIXFORMER_INSECURE")}
+    )
     assert (settings.listen, settings.metrics) == ("0.0.0.0:50051", "0.0.0.0:9090")
     published = [port for each in services.values() for port in each.get("ports", [])]
     assert len(published) == 3

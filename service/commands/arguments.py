@@ -7,7 +7,7 @@ from typing import NoReturn
 
 from model.config import MAX_ONLINE_TEMPLATES, VARIANTS
 from service.commands.command import parse_box, parse_size, positive_float, positive_int, seconds
-from service.config import SETTINGS
+from service.sources import FLAGS
 
 DEFAULT_SERVER = "127.0.0.1:50051"
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
@@ -44,10 +44,14 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 def _add_serve(parser: argparse.ArgumentParser) -> None:
     parser.description = "Run the service. A flag beats MIXFORMER_<NAME> in the environment, which beats the file of --config."
     parser.add_argument("--config", type=Path, metavar="FILE", help="settings as TOML, limits under [limits]")
-    for setting in SETTINGS.values():
+    for setting in FLAGS.values():
+        flag = f"--{setting.name.replace('_', '-')}"
+        if setting.default is False:
+            parser.add_argument(flag, action="store_const", const=True, help=setting.help)
+            continue
         metavar = "|".join(setting.choices) or setting.name.split("_")[-1].upper()
         default = "" if setting.default == "" else f" (default: {setting.default})"
-        parser.add_argument(f"--{setting.name.replace('_', '-')}", metavar=metavar, help=setting.help + default)
+        parser.add_argument(flag, metavar=metavar, help=setting.help + default)
     parser.set_defaults(module="service.commands.serve")
 
 

@@ -6,9 +6,10 @@ from dataclasses import replace
 
 from service.commands.command import CommandError
 from service.commands.weights import DEFAULT_WEIGHTS
-from service.config import SETTINGS, ServeSettings, SettingsError, load_settings
+from service.config import ServeSettings, SettingsError
 from service.logs import set_up
 from service.server import serve
+from service.sources import FLAGS, load_settings
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -23,6 +24,6 @@ def run(arguments: argparse.Namespace) -> int:
 
 def settings_of(arguments: argparse.Namespace) -> ServeSettings:
     """The settings of this start. Raises SettingsError."""
-    flags = {name: getattr(arguments, name) for name in SETTINGS}
+    flags = {name: getattr(arguments, name) for name in FLAGS}
     settings = load_settings(flags, os.environ, arguments.config)
     return settings if settings.weights else replace(settings, weights=str(DEFAULT_WEIGHTS))

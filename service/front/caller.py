@@ -1,11 +1,13 @@
 """Who calls, and which session they mean."""
 
+from collections.abc import Callable
 from enum import StrEnum
 from typing import NamedTuple
 from urllib.parse import unquote
 
-from service.errors import InvalidRequest
+from service.errors import InvalidRequest, Unauthenticated
 from service.front.status import Context
+from service.front.tokens import Tokens
 
 SESSION_METADATA = "x-session-id"
 _LOCAL = "local"
@@ -14,6 +16,7 @@ _LOCAL = "local"
 class Proof(StrEnum):
     """By what a caller is known."""
 
+    TOKEN = "token"
     CERTIFICATE = "certificate"
     ADDRESS = "address"
 
@@ -29,11 +32,34 @@ class Caller(NamedTuple):
         return f"{self.proof}:{self.name}"
 
 
-def caller_of(context: Context) -> Caller:
-    """The caller: the subject of its certificate, else the host it calls from.
+class Callers:
+    """Tells callers apart: by the name of their token, else the subject of their certificate, else the host they call from."""
 
-    Not the port: a client that reconnects finds its sessions again. Behind one proxy, all are one client.
-    """
+    def __init__(self, tokens: Tokens) -> None:
+        self._tokens = tokens
+
+    def of(self, context: Context) -> Caller:
+        """Who calls. Raises Unauthenticated where tokens are required and the call has none that is good."""
+        if self._tokens.are_required:
+            return Caller(Proof.TOKEN, self._tokens.owner(context.invocation_metadata() or ()))
+        return _without_token(context)
+
+    def recheck(self, context: Context) -> Callable[[], None]:
+        """What raises Unauthenticated once the caller's token is taken away or becomes another's; for streams, frame by frame."""
+        caller, version = self.of(context), self._tokens.version
+
+        def check() -> None:
+            nonlocal version
+            if self._tokens.version is not version:
+                version = self._tokens.version
+                if self.of(context) != caller:
+                    raise Unauthenticated(f"the token is no longer that of {caller.name}")
+
+        return check
+
+
+def _without_token(context: Context) -> Caller:
+    # Not the port: a client that reconnects finds its sessions again. Behind one proxy, all are one client.
     certified = _certified(context)
     if certified:
         return Caller(Proof.CERTIFICATE, certified)

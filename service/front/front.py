@@ -1,6 +1,5 @@
 """What all calls of a front work with."""
 
-import math
 from dataclasses import dataclass, replace
 
 import msgspec
@@ -8,6 +7,7 @@ import msgspec
 from mixformer.tracking.v1 import tracking_pb2 as pb
 from model.config import VARIANTS, ModelConfig, UpdateRule
 from service.config import ServeSettings
+from service.front.caller import Callers
 from service.front.metrics import Metrics
 from service.front.options import SessionOptions, options_of
 from service.front.session import Clock
@@ -27,6 +27,7 @@ class Front:
     tracker: FrameTracker
     metrics: Metrics
     clock: Clock
+    callers: Callers
 
     def options(self, message: pb.SessionOptions) -> SessionOptions:
         """The options to grant a client that asks for these. Raises InvalidRequest."""
@@ -53,10 +54,8 @@ def model_config(hello: Hello) -> ModelConfig:
 
 
 def room(settings: ServeSettings, hello: Hello) -> int:
-    """Targets that may be on their way through the devices before new ones are refused: this front's share of one pass of every
-    worker, unless the settings say otherwise.
-    """
-    return settings.max_under_way or math.ceil(hello.max_batch * len(settings.worker_devices) / settings.fronts)
+    """Targets that may be on their way through the device before new ones are refused: one pass, unless the settings say otherwise."""
+    return settings.max_under_way or hello.max_batch
 
 
 def update_rule(hello: Hello) -> UpdateRule:

@@ -26,14 +26,17 @@ from service.config import ServeSettings, SettingsError, parse_address
 from service.cpu import usable_cores
 from service.front.admission import Admission
 from service.front.budget import DecodePool
-from service.front.fleet import Fleet
+from service.front.caller import Callers
+from service.front.engine import Engine
 from service.front.front import Front, model_config, room
 from service.front.hello import WorkerChanged
+from service.front.listener import StartError, listen, load_tokens
 from service.front.metrics import Metrics
 from service.front.servicer import TrackingServicer
 from service.front.session import Clock
 from service.front.sessions import SessionTable
 from service.front.step import FrameTracker
+from service.front.tokens import Tokens
 from service.messages import Hello
 
 try:
@@ -43,7 +46,6 @@ try:
 except ImportError:  # not for this platform
     _new_event_loop = asyncio.new_event_loop
 
-_DISTRIBUTION = "mixformer-service"
 SERVICE = tracking_pb2.DESCRIPTOR.services_by_name["TrackingService"].full_name
 # Health of the front alone, for liveness probes: SERVING also while a worker restarts or the front drains.
 LIVE = "live"
@@ -56,10 +58,6 @@ _log = logging.getLogger(__name__)
 
 
 T = TypeVar("T")
-
-
-class StartError(Exception):
-    """The front cannot start; the message says why."""
 
 
 def main() -> int:
@@ -84,50 +82,49 @@ async def serve(settings: ServeSettings, announce: Callable[[str], None]) -> Non
     stopping = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stopping.set)
-    clock = Clock()
-    # What all fronts hear of the workers is told by one of them.
-    metrics = Metrics(version(_DISTRIBUTION), clock.monotonic, tells_of_workers=settings.number == 0)
-    if settings.fronts == 1:  # of several, the parent exports the sum
-        _export(metrics, settings)
-    server, address = _bind(settings)
-    paths = [settings.socket_of(worker) for worker in range(len(settings.worker_devices))]
-    observers = [metrics.worker(number) for number in range(len(paths))]
-    fleet = Fleet(paths, settings.worker_timeout_seconds, observers, clock.monotonic)
+    metrics = Metrics()
+    _export(metrics, settings)
+    tokens = load_tokens(settings)
+    server, port = listen(settings, tokens, metrics.on_unauthenticated)
+    engine = Engine(settings.worker_socket, settings.worker_timeout_seconds, metrics)
     try:
-        hello = await _unless_stopped(fleet.connect(), stopping)
+        hello = await _unless_stopped(engine.connect(), stopping)
         if hello is not None:
-            front = _assemble(settings, fleet, hello, metrics, clock)
-            await _run(front, server, fleet, stopping, lambda: announce(address))
+            front = _assemble(settings, engine, hello, tokens, metrics)
+            await _run(front, server, engine, stopping, lambda: announce(f"{parse_address(settings.listen).host}:{port}"))
     finally:
-        await fleet.close()
+        await engine.close()
 
 
-def _assemble(settings: ServeSettings, fleet: Fleet, hello: Hello, metrics: Metrics, clock: Clock) -> Front:
+def _assemble(settings: ServeSettings, engine: Engine, hello: Hello, tokens: Tokens, metrics: Metrics) -> Front:
     try:
         model = model_config(hello)
     except ValueError as error:
         raise StartError(f"worker runs what this front does not know: {error}") from error
+    clock = Clock()
+    release = version("mixformer-service")
     pool = DecodePool(settings.limits, min(usable_cores(), _MAX_DECODE_THREADS), settings.worker_timeout_seconds)
-    table = SessionTable(settings.limits.max_sessions, fleet.release, clock)
+    table = SessionTable(settings.limits, engine.release, clock)
     admission = Admission(room(settings, hello), clock.monotonic)
-    tracker = FrameTracker(fleet, admission, pool, model, settings.limits, metrics, clock)
-    return Front(settings, version(_DISTRIBUTION), hello, table, tracker, metrics, clock)
+    tracker = FrameTracker(engine, admission, pool, model, settings.limits, metrics, clock)
+    metrics.on_hello(hello, release)
+    return Front(settings, release, hello, table, tracker, metrics, clock, Callers(tokens))
 
 
-async def _run(front: Front, server: aio.Server, fleet: Fleet, stopping: asyncio.Event, announce: Callable[[], None]) -> None:
+async def _run(front: Front, server: aio.Server, engine: Engine, stopping: asyncio.Event, announce: Callable[[], None]) -> None:
     servicer = TrackingServicer(front)
     states = health.aio.HealthServicer()
     add_TrackingServiceServicer_to_server(servicer, server)
     health_pb2_grpc.add_HealthServicer_to_server(states, server)
     reflection.enable_server_reflection((SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
+    front.metrics.watch(lambda: len(front.table), lambda: len(servicer.streams))
     await _tell(states, is_ready=False)
     await states.set(LIVE, HealthCheckResponse.SERVING)
     await server.start()
     try:
         async with asyncio.TaskGroup() as keepers:
-            each = (_sweep(front.table), _watch(fleet, states, announce), _measure(front, servicer))
-            tasks = [keepers.create_task(work) for work in each]
-            await _unless_stopped(fleet.keep(), stopping)
+            tasks = [keepers.create_task(_sweep(front)), keepers.create_task(_watch(engine, states, announce))]
+            await _unless_stopped(engine.keep(), stopping)
             for task in tasks:
                 task.cancel()
     except* WorkerChanged as group:
@@ -160,51 +157,22 @@ def _export(metrics: Metrics, settings: ServeSettings) -> None:
     _log.info("metrics on port %d", port)
 
 
-def _bind(settings: ServeSettings) -> tuple[aio.Server, str]:
-    """The server and the HOST:PORT that it got, nothing served yet."""
-    wanted = settings.front_address
-    limits = settings.limits
-    options = [
-        # A second server on the port is an error, not a rival for its connections.
-        ("grpc.so_reuseport", 0),
-        # A frame over max_frame_bytes is refused in band, and the stream goes on; beyond this gRPC ends it.
-        ("grpc.max_receive_message_length", 2 * limits.max_frame_bytes),
-        # A client that vanished without a word is found within 30 s.
-        ("grpc.keepalive_time_ms", 20_000),
-        ("grpc.keepalive_timeout_ms", 10_000),
-        ("grpc.keepalive_permit_without_calls", 1),
-        # Clients may look after their side as often as this.
-        ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
-    ]
-    # gRPC's own bound on calls under way, each with a message in memory: streams, and one call for every session.
-    server = aio.server(options=options, maximum_concurrent_rpcs=limits.max_streams + limits.max_sessions)
-    try:
-        return server, str(wanted._replace(port=server.add_insecure_port(str(wanted))))
-    except RuntimeError as error:
-        raise StartError(f"listen={wanted}: the port cannot be opened: {error}") from error
-
-
-async def _sweep(table: SessionTable) -> None:
+async def _sweep(front: Front) -> None:
     while True:
         await asyncio.sleep(_SWEEP_SECONDS)
-        table.expire()
+        front.table.expire()
+        front.metrics.refresh()
 
 
-async def _measure(front: Front, servicer: TrackingServicer) -> None:
-    while True:
-        front.metrics.refresh(len(front.table), len(servicer.streams))
-        await asyncio.sleep(_HEALTH_SECONDS)
-
-
-async def _watch(fleet: Fleet, states: health.aio.HealthServicer, announce: Callable[[], None]) -> None:
+async def _watch(engine: Engine, states: health.aio.HealthServicer, announce: Callable[[], None]) -> None:
     """Keep health up to date; announce the service once it is ready for the first time."""
-    while not fleet.is_ready():
+    while not engine.is_ready():
         await asyncio.sleep(_HEALTH_SECONDS)
     await _tell(states, is_ready=True)
     announce()
     while True:
         await asyncio.sleep(_HEALTH_SECONDS)
-        await _tell(states, is_ready=fleet.is_ready())
+        await _tell(states, is_ready=engine.is_ready())
 
 
 async def _tell(states: health.aio.HealthServicer, *, is_ready: bool) -> None:

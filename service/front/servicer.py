@@ -6,7 +6,7 @@ import logging
 from mixformer.tracking.v1 import tracking_pb2 as pb
 from mixformer.tracking.v1.tracking_pb2_grpc import TrackingServiceServicer
 from service.errors import InvalidRequest, SessionNotFound
-from service.front.caller import caller_of, session_named
+from service.front.caller import session_named
 from service.front.convert import frame_of, result_message, session_message
 from service.front.door import Door
 from service.front.frames import Action, Frame
@@ -89,7 +89,7 @@ class TrackingServicer(TrackingServiceServicer):
         self, request: pb.TrackRequest, frame: Frame, options: SessionOptions, context: Context
     ) -> tuple[Session, bool]:
         """The session that is meant, and whether it is new: only a frame that starts a target begins one."""
-        client, session_id = str(caller_of(context)), session_named(request.session_id, context)
+        client, session_id = self._client(context), session_named(request.session_id, context)
         try:
             return self._front.table.find(client, session_id), False
         except SessionNotFound:
@@ -97,16 +97,19 @@ class TrackingServicer(TrackingServiceServicer):
                 raise
         return self._front.table.create(client, session_id, options), True
 
+    def _client(self, context: Context) -> str:
+        return str(self._front.callers.of(context))
+
     async def _get_session(self, request: pb.GetSessionRequest, context: Context) -> pb.GetSessionResponse:
-        session = self._front.table.find(str(caller_of(context)), session_named(request.session_id, context))
+        session = self._front.table.find(self._client(context), session_named(request.session_id, context))
         return pb.GetSessionResponse(session=session_message(session))
 
     async def _list_sessions(self, request: pb.ListSessionsRequest, context: Context) -> pb.ListSessionsResponse:
-        page = self._front.table.page(str(caller_of(context)), request.page_size, request.page_token)
+        page = self._front.table.page(self._client(context), request.page_size, request.page_token)
         return pb.ListSessionsResponse(sessions=map(session_message, page.sessions), next_page_token=page.next_token)
 
     async def _delete_session(self, request: pb.DeleteSessionRequest, context: Context) -> pb.DeleteSessionResponse:
-        session = self._front.table.find(str(caller_of(context)), session_named(request.session_id, context))
+        session = self._front.table.find(self._client(context), session_named(request.session_id, context))
         await self._front.table.end(session, SessionNotFound(f"session {session.session_id} was deleted"))
         return pb.DeleteSessionResponse()
 
@@ -121,4 +124,7 @@ class TrackingServicer(TrackingServiceServicer):
             max_frame_pixels=limits.max_frame_pixels,
             max_targets_per_session=limits.max_targets_per_session,
             max_sessions=limits.max_sessions,
+            max_client_sessions=limits.max_client_sessions,
+            max_client_frames_per_second=limits.max_client_frames_per_second,
+            max_client_bytes_per_second=limits.max_client_bytes_per_second,
         )

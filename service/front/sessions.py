@@ -4,9 +4,10 @@ import asyncio
 import itertools
 import logging
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
+from service.config import Limits
 from service.errors import InvalidRequest, ServiceError, SessionNotFound, TooManySessions
 from service.front.options import SessionOptions
 from service.front.session import Clock, Session
@@ -30,9 +31,9 @@ class Page(NamedTuple):
 class SessionTable:
     """Sessions by client and id: a client finds only its own, and two clients may choose the same id."""
 
-    def __init__(self, max_sessions: int, release: Callable[[bytes], None], clock: Clock) -> None:
+    def __init__(self, limits: Limits, release: Callable[[bytes], None], clock: Clock) -> None:
         """`release` is told every memory key that is done with."""
-        self._max_sessions = max_sessions
+        self._limits = limits
         self._release = release
         self._clock = clock
         self._serials = itertools.count(1)
@@ -55,13 +56,25 @@ class SessionTable:
         """A new session; an empty id has the server choose one that nobody can guess. Raises TooManySessions, InvalidRequest."""
         if len(session_id) > MAX_ID_CHARACTERS or not session_id.isprintable() or not session_id.isascii():
             raise InvalidRequest(f"session_id must be at most {MAX_ID_CHARACTERS} printable ASCII characters")
-        if len(self._sessions) >= self._max_sessions:
-            raise TooManySessions(f"{len(self._sessions)} sessions are open, max_sessions is {self._max_sessions}")
+        self._check_room(client)
         granted = session_id or secrets.token_urlsafe(_ID_BYTES)
         session = Session(granted, client, options, self._release, self._clock)
         self._sessions[client, granted] = (next(self._serials), session)
         _log.info("session %s begins", granted)
         return session
+
+    def _check_room(self, client: str) -> None:
+        most, share = self._limits.max_sessions, self._limits.max_client_sessions
+        if len(self._sessions) >= most:
+            raise TooManySessions(f"{len(self._sessions)} sessions are open, max_sessions is {most}", _first_end(self._all()))
+        mine = [session for session in self._all() if session.client == client] if share else []
+        if share and len(mine) >= share:
+            raise TooManySessions(
+                f"client {client} has {len(mine)} sessions open, max_client_sessions is {share}", _first_end(mine)
+            )
+
+    def _all(self) -> list[Session]:
+        return [session for _, session in self._sessions.values()]
 
     def page(self, client: str, size: int, token: str) -> Page:
         """The next `size` sessions of the client (0: a hundred). Raises InvalidRequest for a token that no page gave."""
@@ -107,6 +120,11 @@ class SessionTable:
         if was_in:
             _log.info("session %s ends: %s", session.session_id, error)
         return was_in
+
+
+def _first_end(sessions: Iterable[Session]) -> float:
+    """Seconds until the first of them ends by itself, if none of them gets another frame."""
+    return max(0.0, min(session.idle_seconds_left for session in sessions))
 
 
 def _expired(session: Session) -> SessionNotFound:

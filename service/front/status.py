@@ -29,17 +29,18 @@ async def answered(context: Context, work: Awaitable[Answer]) -> Answer:
     try:
         return await work
     except ServiceError as error:
-        await _abort(context, error)
+        await abort(context, error)
     except Exception:
         # Writing to a client that has just gone fails before the cancellation comes.
         if context.done():
             raise
         # gRPC would send the exception's text to the client.
         _log.exception("a call failed")
-        await _abort(context, ServiceError("internal error, see the server's log"))
+        await abort(context, ServiceError("internal error, see the server's log"))
 
 
-async def _abort(context: Context, error: ServiceError) -> NoReturn:
+async def abort(context: Context, error: ServiceError) -> NoReturn:
+    """End a call with an error's status."""
     details = [_packed(error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN))]
     if error.retry_seconds is not None:
         details.append(_packed(error_details_pb2.RetryInfo(retry_delay=duration(error.retry_seconds))))

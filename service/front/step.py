@@ -27,6 +27,7 @@ from model.crop import Image
 from model.geometry import CropWindow
 from model.target import NonFinitePredictionError, Target
 from service.config import Limits
+from service.decode import size_of
 from service.errors import (
     BadBox,
     BadFrame,
@@ -41,10 +42,10 @@ from service.failures import combined, without_answer
 from service.front.admission import Admission
 from service.front.budget import Decoded, DecodePool
 from service.front.engine import Answer, MemorySource
-from service.front.fleet import Owner
 from service.front.frames import Frame, FrameResult, Outcome, Timing
 from service.front.metrics import Metrics
 from service.front.options import OverloadPolicy, SessionOptions
+from service.front.rates import Rates
 from service.front.session import Clock, Session
 from service.front.targets import Commanded, Kit, command, rebuilt, without_removed
 
@@ -57,9 +58,9 @@ _log = logging.getLogger(__name__)
 
 
 class Predictor(Protocol):
-    """What a step needs of the workers."""
+    """What a step needs of the engine."""
 
-    async def submit(self, owner: Owner, target: MemorySource, search: bytes) -> Answer:
+    async def submit(self, client: str, target: MemorySource, search: bytes) -> Answer:
         """Find the target in its search crop. Raises ServiceError."""
 
 
@@ -83,6 +84,7 @@ class FrameTracker:
         self._limits = limits
         self._metrics = metrics
         self._clock = clock
+        self._rates = Rates(limits, clock.monotonic)
 
     def close(self) -> None:
         """Give the decoding threads back."""
@@ -96,6 +98,7 @@ class FrameTracker:
                 raise BadFrame("message holds no picture")
             if frame.commands and not session.targets:
                 self._admission.check_room()  # before the picture costs anything
+            self._rates.take(session.client, size_of(frame.payload))
             with session.working():  # also while the frame waits for room
                 decoded = await self._pool.decode(frame.payload, None if frame.commands else _rows_ahead(session.targets))
         except ServiceError as error:
@@ -202,7 +205,7 @@ class FrameTracker:
         session.lend(target)
         try:
             with self._admission.passage():
-                return await self._predictor.submit(session, target, search.tobytes())
+                return await self._predictor.submit(session.client, target, search.tobytes())
         except ServiceError as error:
             return error.told()
 

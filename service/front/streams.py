@@ -1,11 +1,12 @@
 """All open streams of this front: opened, counted and drained here."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
 
 from mixformer.tracking.v1 import tracking_pb2 as pb
 from service.errors import Draining, InvalidRequest, SessionNotFound, TooManyStreams
-from service.front.caller import caller_of, session_named
+from service.front.caller import session_named
 from service.front.front import Front
 from service.front.holder import Holder
 from service.front.options import SessionOptions
@@ -25,20 +26,23 @@ class Streams:
         self._front = front
         self._max_streams = max_streams
         self._open: dict[Holder, Stream | None] = {}
+        self._by_client: Counter[str] = Counter()
 
     def __len__(self) -> int:
         return len(self._open)
 
     async def serve(self, requests: Requests, context: Context) -> None:
         """One stream, from its first message to its end. Raises ServiceError where it is not its client that ends it."""
-        if len(self._open) >= self._max_streams:
-            raise TooManyStreams(f"{len(self._open)} streams are open, max_streams is {self._max_streams}")
+        client = str(self._front.callers.of(context))
+        self._check_room(client)
         with Holder() as holder:
             self._open[holder] = None
+            self._by_client[client] += 1
             try:
-                await self._serve(holder, requests, context)
+                await self._serve(holder, client, requests, context)
             finally:
                 del self._open[holder]
+                self._by_client -= Counter((client,))
 
     async def drain(self, seconds: float) -> None:
         """Tell every stream that the server goes away within `seconds`; those without a session end at once."""
@@ -48,27 +52,38 @@ class Streams:
         draining = (stream.drain(seconds) for stream in self._open.values() if stream is not None)
         await asyncio.gather(*draining, return_exceptions=True)
 
-    async def _serve(self, holder: Holder, requests: Requests, context: Context) -> None:
+    def _check_room(self, client: str) -> None:
+        if len(self._open) >= self._max_streams:
+            raise TooManyStreams(f"{len(self._open)} streams are open, max_streams is {self._max_streams}")
+        # One for each of its sessions, and one that takes it over.
+        share = 2 * self._front.settings.limits.max_client_sessions
+        if share and self._by_client[client] >= share:
+            raise TooManyStreams(f"client {client} has {self._by_client[client]} streams, twice max_client_sessions is {share}")
+
+    async def _serve(self, holder: Holder, client: str, requests: Requests, context: Context) -> None:
         first = await _first(requests)
         # Before the session is taken from another stream, so that a wrong option costs that one nothing.
         options = self._front.options(first.config.options)
-        session, is_new = self._session_of(first.config, options, context)
+        session, is_new = self._session_of(client, first.config, options, context)
         try:
             async with session.hold(holder):
                 if first.config.HasField("options"):
                     self._front.tracker.set_options(session, options)
-                stream = Stream(session, self._front.tracker, _reader(requests, session), context.write, self._front.clock)
+                read = _reader(requests, session, self._front.callers.recheck(context))
+                stream = Stream(session, self._front.tracker, read, context.write, self._front.clock)
                 self._open[holder] = stream
                 await stream.run(first)
         finally:
             if is_new:
                 await self._front.table.end_unused(session)
 
-    def _session_of(self, config: pb.StreamConfig, options: SessionOptions, context: Context) -> tuple[Session, bool]:
+    def _session_of(
+        self, client: str, config: pb.StreamConfig, options: SessionOptions, context: Context
+    ) -> tuple[Session, bool]:
         """The client's session of that id, or a new one, and whether it is new."""
         if config.resume_token:
             raise InvalidRequest("resume tokens are not supported by this server")
-        client, session_id = str(caller_of(context)), session_named(config.session_id, context)
+        session_id = session_named(config.session_id, context)
         try:
             return self._front.table.find(client, session_id), False
         except SessionNotFound:
@@ -87,9 +102,12 @@ async def _first(requests: Requests) -> pb.TrackStreamRequest:
     return first
 
 
-def _reader(requests: Requests, session: Session) -> Read:
+def _reader(requests: Requests, session: Session, check: Callable[[], None]) -> Read:
+    """Reads for the session, for as long as `check` does not raise."""
+
     async def read() -> pb.TrackStreamRequest | None:
         request = await anext(requests, None)
+        check()
         # Not only when its turn comes: it may wait long for room to be decoded in.
         session.touch()
         return request
