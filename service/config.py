@@ -87,6 +87,9 @@ class ServeSettings:
     ] = ""  # fmt: skip
     token_file: Annotated[str, Meta(description="file of bearer tokens, NAME TOKEN a line; every call must carry one")] = ""
     tokens: Annotated[str, Meta(description="the same in the environment, separated by commas")] = field(default="", repr=False)
+    traces: Annotated[
+        str, Meta(description="URL of an OTLP/gRPC receiver of OpenTelemetry traces, http or https; empty means none")
+    ] = ""  # fmt: skip
     weights: Annotated[str, Meta(description="checkpoint file; empty means the weights that come with the package")] = ""
     variant: Annotated[str, Meta(description="variant of the network; empty means the one the checkpoint names")] = ""
     precision: Annotated[
@@ -127,6 +130,8 @@ class ServeSettings:
     limits: Limits = field(default_factory=Limits)
 
     def __post_init__(self) -> None:
+        if self.traces and not self.traces.startswith(("http://", "https://")):
+            raise ValueError(f"traces {self.traces!r} is no URL that begins with http:// or https://")
         if self.idle_timeout_seconds > self.max_idle_timeout_seconds:
             raise ValueError(
                 f"idle_timeout_seconds {self.idle_timeout_seconds:g} is over "

@@ -23,11 +23,12 @@ T = TypeVar("T")
 
 
 class Decoded(NamedTuple):
-    """A picture (uint8 RGB [H, W, 3]), how many of its rows are decoded, and the time that took in the thread."""
+    """A picture (uint8 RGB [H, W, 3]), how many of its rows are decoded, the time that took in the thread, and when it began."""
 
     image: Image
     rows: int
     seconds: float
+    began_at: float
 
     def holds(self, windows: Iterable[CropWindow]) -> bool:
         """Whether all that the windows share with the frame is decoded."""
@@ -131,15 +132,15 @@ class DecodePool:
 
 
 def _decode(payload: Payload, limits: Limits, rows: int) -> Decoded:
-    started = time.perf_counter()
+    started = time.monotonic()
     top = decode_top(payload, limits, rows)
-    return Decoded(top.image, top.rows, time.perf_counter() - started)
+    return Decoded(top.image, top.rows, time.monotonic() - started, started)
 
 
 def _complete(payload: Payload, decoded: Decoded) -> Decoded:
-    started = time.perf_counter()
+    started = time.monotonic()
     decode_rest(payload, decoded.image)
-    return Decoded(decoded.image, len(decoded.image), decoded.seconds + time.perf_counter() - started)
+    return decoded._replace(rows=len(decoded.image), seconds=decoded.seconds + time.monotonic() - started)
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from service.front.status import Context
 from service.front.tokens import Tokens
 
 SESSION_METADATA = "x-session-id"
+_TRACE_METADATA = "traceparent"
 _LOCAL = "local"
 
 
@@ -73,6 +74,12 @@ def _certified(context: Context) -> str:
     """The subject of the caller's certificate, or its alternative names where it has no subject; empty without a certificate."""
     subject = b",".join(context.auth_context().get("x509_subject", ()))
     return (subject or b",".join(context.peer_identities() or ())).decode(errors="replace")
+
+
+def traceparent_of(context: Context) -> str:
+    """The trace that a call belongs to by its metadata (W3C Trace Context); empty where it names none."""
+    found = dict(context.invocation_metadata() or ()).get(_TRACE_METADATA, "")
+    return found if isinstance(found, str) else ""
 
 
 def session_named(requested: str, context: Context) -> str:

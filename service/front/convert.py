@@ -15,7 +15,7 @@ from service.front.targets import MAX_COMMANDS
 from service.front.times import duration, seconds_of, timestamp
 
 
-def frame_of(frame: pb.Frame, commands: Sequence[pb.TargetCommand], arrived_at: float) -> Frame:
+def frame_of(frame: pb.Frame, commands: Sequence[pb.TargetCommand], arrived_at: float, traceparent: str) -> Frame:
     """A frame and what is to be done on it. Nothing is refused here: a bad frame gets its answer in its turn."""
     captured = seconds_of(frame.capture_time) if frame.HasField("capture_time") else None
     return Frame(
@@ -25,6 +25,7 @@ def frame_of(frame: pb.Frame, commands: Sequence[pb.TargetCommand], arrived_at: 
         tuple(_command(each) for each in islice(commands, MAX_COMMANDS + 1)),
         captured,
         arrived_at,
+        traceparent,
     )  # fmt: skip
 
 

@@ -31,13 +31,17 @@ class Command(NamedTuple):
 
 @dataclass(frozen=True)
 class Frame:
-    """A frame as it came. `capture_time` is unix seconds by the client's clock, `arrived_at` monotonic seconds by ours."""
+    """A frame as it came. `capture_time` is unix seconds by the client's clock, `arrived_at` monotonic seconds by ours.
+
+    `traceparent` is the client's trace that the frame belongs to (W3C Trace Context), empty where it has none.
+    """
 
     number: int
     payload: Payload | None
     commands: tuple[Command, ...]
     capture_time: float | None
     arrived_at: float
+    traceparent: str = ""
 
 
 class Outcome(IntEnum):
@@ -49,13 +53,18 @@ class Outcome(IntEnum):
 
 
 class Timing(NamedTuple):
-    """Where the time went, in seconds. Of several targets, the slowest; batch_size, the largest."""
+    """Where the time went, in seconds. Of several targets, the slowest; batch_size, the largest.
+
+    `decode_at` and `asked_at` are when decoding began and the device was asked, in monotonic seconds.
+    """
 
     decode: float = 0.0
     queue: float = 0.0
     backbone: float = 0.0
     total: float = 0.0
     batch_size: int = 0
+    decode_at: float = 0.0
+    asked_at: float = 0.0
 
 
 class FrameResult(NamedTuple):

@@ -37,6 +37,7 @@ from service.front.session import Clock
 from service.front.sessions import SessionTable
 from service.front.step import FrameTracker
 from service.front.tokens import Tokens
+from service.front.traces import Traces, TracesUnavailable
 from service.messages import Hello
 
 try:
@@ -106,7 +107,7 @@ def _assemble(settings: ServeSettings, engine: Engine, hello: Hello, tokens: Tok
     pool = DecodePool(settings.limits, min(usable_cores(), _MAX_DECODE_THREADS), settings.worker_timeout_seconds)
     table = SessionTable(settings.limits, engine.release, clock)
     admission = Admission(room(settings, hello), clock.monotonic)
-    tracker = FrameTracker(engine, admission, pool, model, settings.limits, metrics, clock)
+    tracker = FrameTracker(engine, admission, pool, model, settings.limits, metrics, clock, _traces(settings, release))
     metrics.on_hello(hello, release)
     return Front(settings, release, hello, table, tracker, metrics, clock, Callers(tokens))
 
@@ -147,6 +148,15 @@ async def _unless_stopped(work: Awaitable[T], stopping: asyncio.Event) -> T | No
         working.cancel()
         return None
     return working.result()
+
+
+def _traces(settings: ServeSettings, release: str) -> Traces | None:
+    if not settings.traces:
+        return None
+    try:
+        return Traces(settings.traces, release)
+    except TracesUnavailable as error:
+        raise StartError(f"traces={settings.traces}: {error}") from error
 
 
 def _export(metrics: Metrics, settings: ServeSettings) -> None:

@@ -6,7 +6,7 @@ import logging
 from mixformer.tracking.v1 import tracking_pb2 as pb
 from mixformer.tracking.v1.tracking_pb2_grpc import TrackingServiceServicer
 from service.errors import InvalidRequest, SessionNotFound
-from service.front.caller import session_named
+from service.front.caller import session_named, traceparent_of
 from service.front.convert import frame_of, result_message, session_message
 from service.front.door import Door
 from service.front.frames import Action, Frame
@@ -71,7 +71,7 @@ class TrackingServicer(TrackingServiceServicer):
         with self._door.enter():
             if request.resume_token:
                 raise InvalidRequest("resume tokens are not supported by this server")
-            frame = frame_of(request.frame, request.targets, self._front.clock.monotonic())
+            frame = frame_of(request.frame, request.targets, self._front.clock.monotonic(), traceparent_of(context))
             options = self._front.options(request.options)
             session, is_new = self._session_of(request, frame, options, context)
             try:

@@ -48,6 +48,7 @@ from service.front.options import OverloadPolicy, SessionOptions
 from service.front.rates import Rates
 from service.front.session import Clock, Session
 from service.front.targets import Commanded, Kit, command, rebuilt, without_removed
+from service.front.traces import Traces
 
 # Of a search window's side: where its lower edge may be by the time a frame that is decoded ahead is looked at.
 _SLACK = 1.25
@@ -76,6 +77,7 @@ class FrameTracker:
         limits: Limits,
         metrics: Metrics,
         clock: Clock,
+        traces: Traces | None = None,
     ) -> None:
         self._predictor = predictor
         self._admission = admission
@@ -85,10 +87,13 @@ class FrameTracker:
         self._metrics = metrics
         self._clock = clock
         self._rates = Rates(limits, clock.monotonic)
+        self._traces = traces
 
     def close(self) -> None:
-        """Give the decoding threads back."""
+        """Give the decoding threads back, and send what waits of the traces."""
         self._pool.close()
+        if self._traces is not None:
+            self._traces.close()
 
     async def prepare(self, session: Session, frame: Frame) -> Decoded | ServiceError:
         """The frame's picture, or why there is none; may be done while an earlier frame is tracked."""
@@ -136,6 +141,8 @@ class FrameTracker:
         total = self._clock.monotonic() - frame.arrived_at
         result = result._replace(timing=result.timing._replace(total=total))
         self._metrics.on_frame(result)
+        if self._traces is not None:
+            self._traces.on_frame(frame, result)
         return result
 
     def _check_age(self, session: Session, frame: Frame) -> None:
@@ -157,6 +164,7 @@ class FrameTracker:
         self._admit(session, frame, commanded)
         followed = {name: target for name, target in commanded.targets.items() if name not in commanded.started}
         picture = await self._showing(frame, picture, (target.search_window for target in followed.values()))
+        asked_at = self._clock.monotonic()
         outcomes = await self._ask(session, followed, picture.image)
         picture = await self._showing(frame, picture, _views(followed, outcomes, picture.image))
         reports = {name: commanded.targets[name].report for name in commanded.started}
@@ -171,7 +179,7 @@ class FrameTracker:
         session.commit(commanded.targets)
         ordered = {name: reports[name] for name in commanded.targets}
         error = combined(failures) if failures else None
-        return FrameResult(frame.number, Outcome.PROCESSED, ordered, error, _timing(picture, outcomes.values()))
+        return FrameResult(frame.number, Outcome.PROCESSED, ordered, error, _timing(picture, outcomes.values(), asked_at))
 
     def _admit(self, session: Session, frame: Frame, commanded: Commanded) -> None:
         """Raises Overloaded where the frame begins targets that the device has no room for, FrameShed where it is to be dropped."""
@@ -245,11 +253,13 @@ def _rejected(session: Session, frame: Frame, error: ServiceError) -> FrameResul
     return FrameResult(frame.number, Outcome.REJECTED, {}, error, Timing())
 
 
-def _timing(picture: Decoded, outcomes: Iterable[Answer | ServiceError]) -> Timing:
+def _timing(picture: Decoded, outcomes: Iterable[Answer | ServiceError], asked_at: float) -> Timing:
     answers = [each for each in outcomes if isinstance(each, Answer)]
     return Timing(
         decode=picture.seconds,
         queue=max((each.queue_seconds for each in answers), default=0.0),
         backbone=max((each.backbone_seconds for each in answers), default=0.0),
         batch_size=max((each.batch_size for each in answers), default=0),
+        decode_at=picture.began_at,
+        asked_at=asked_at,
     )

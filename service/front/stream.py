@@ -34,12 +34,16 @@ class _Prepared(NamedTuple):
 class Stream:
     """A stream that holds its session."""
 
-    def __init__(self, session: Session, tracker: FrameTracker, read: Read, send: Send, clock: Clock) -> None:
+    def __init__(
+        self, session: Session, tracker: FrameTracker, read: Read, send: Send, clock: Clock, traceparent: str = ""
+    ) -> None:
+        """`traceparent`: the trace that the client has its frames belong to, empty for none."""
         self._session = session
         self._tracker = tracker
         self._read = read
         self._send_event = send
         self._clock = clock
+        self._traceparent = traceparent
         self._sending = asyncio.Lock()
         self._is_live = session.options.overload_policy is OverloadPolicy.DROP_OLDEST
         self._inbox = Inbox(newest_wins=self._is_live)
@@ -67,7 +71,8 @@ class Stream:
             while request is not None and not self._inbox.is_closed:
                 self._check_config(request, first)
                 if request.HasField("frame") or request.targets or not request.HasField("config"):
-                    await self._inbox.put(frame_of(request.frame, request.targets, self._clock.monotonic()))
+                    arrived_at = self._clock.monotonic()
+                    await self._inbox.put(frame_of(request.frame, request.targets, arrived_at, self._traceparent))
                 request = await self._read()
         finally:
             await self._inbox.close()

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Callable
 
 from mixformer.tracking.v1 import tracking_pb2 as pb
 from service.errors import Draining, InvalidRequest, SessionNotFound, TooManyStreams
-from service.front.caller import session_named
+from service.front.caller import session_named, traceparent_of
 from service.front.front import Front
 from service.front.holder import Holder
 from service.front.options import SessionOptions
@@ -70,7 +70,7 @@ class Streams:
                 if first.config.HasField("options"):
                     self._front.tracker.set_options(session, options)
                 read = _reader(requests, session, self._front.callers.recheck(context))
-                stream = Stream(session, self._front.tracker, read, context.write, self._front.clock)
+                stream = Stream(session, self._front.tracker, read, context.write, self._front.clock, traceparent_of(context))
                 self._open[holder] = stream
                 await stream.run(first)
         finally:
