@@ -18,6 +18,7 @@ NAMES = {
     "queue_wait_seconds", "frame_latency_seconds", "batch_size", "frames", "drops", "sessions_active", "streams_active",
     "slots_in_use", "evictions", "memory_misses", "template_updates", "targets", "worker_up", "worker_heartbeat_age_seconds",
     "worker_restarts", "worker_outage_seconds", "build_info", "slots", "batch_capacity", "batch_padding", "rejections", "front_cpu_seconds",
+    "unauthenticated_calls",
 }  # fmt: skip
 
 STATS = BatchStats(
