@@ -1,6 +1,8 @@
 # make setup   .venv with everything in it (TORCH_INDEX=https://download.pytorch.org/whl/cpu takes torch's small CPU build)
 # make demo    track a real clip over gRPC on this machine's CPU; results in demo_output/
 # make test    the test suite
+# make soak    MINUTES=60: sessions that come, track, break things and go, at 80 % of the capacity (FLAGS="--device simulated": without the network)
+# make overload  three times the capacity of a simulated device: who is accepted keeps the pace
 # make bench   benchmarks of this machine; figures in benchmarks/latest.json
 # make train   RECIPE=mixvit_tiny_gpu DATA=folder: training/recipes/RECIPE.toml from shards to calibrated weights/RECIPE.safetensors
 # make evaluate  SEQUENCES=folder WEIGHTS=file: one pass over annotated sequences, beside other trackers (VITTRACK=file.onnx)
@@ -15,6 +17,7 @@
 
 PYTHON ?= python3
 RECIPE ?= mixvit_tiny_cpu
+MINUTES ?= 10
 DATA ?= data
 WEIGHTS ?= weights/mixvit_tiny.safetensors
 TORCH_INDEX ?=
@@ -24,7 +27,7 @@ PROTO := mixformer/tracking/v1/tracking
 STUBS := $(addprefix $(PROTO)_,pb2.py pb2.pyi pb2_grpc.py pb2_grpc.pyi)
 CODE := $(wildcard model service training benchmarks deploy tests)
 
-.PHONY: setup demo test bench train evaluate check stubs-fresh proto lock image-locks compose-test gpu-test envoy-test deploy-check clean
+.PHONY: setup demo test soak overload bench train evaluate check stubs-fresh proto lock image-locks compose-test gpu-test envoy-test deploy-check clean
 
 setup: $(READY)
 
@@ -41,6 +44,12 @@ demo: setup
 
 test: setup
 	$(BIN)/python -m pytest
+
+soak: setup
+	$(BIN)/python tests/soak.py --minutes $(MINUTES) $(FLAGS)
+
+overload: setup
+	$(BIN)/python tests/overload.py
 
 bench: setup
 	OMP_WAIT_POLICY=passive $(BIN)/python -m benchmarks
