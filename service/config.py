@@ -12,6 +12,7 @@ MIB = 1024 * 1024
 SIMULATED_DEVICE = "simulated"
 # Upper ends are far above what makes sense; a value over them is a slip, and would only fail later.
 YEAR_SECONDS = 365 * 24 * 3600
+_LAST_PORT = 65535
 
 
 class SettingsError(ValueError):
@@ -24,11 +25,14 @@ class Address(NamedTuple):
     host: str
     port: int
 
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
 
 def parse_address(text: str) -> Address:
     """`HOST:PORT` (`[::1]:50051` for IPv6) as an Address. Raises ValueError where it is not one."""
     host, colon, port = text.rpartition(":")
-    if not (host and colon and port.isascii() and port.isdigit() and int(port) <= 65535):
+    if not (host and colon and port.isascii() and port.isdigit() and int(port) <= _LAST_PORT):
         raise ValueError("expected HOST:PORT with a port of 0 to 65535")
     return Address(host.removeprefix("[").removesuffix("]"), int(port))
 
@@ -98,15 +102,20 @@ class ServeSettings:
     device: Annotated[
         str, Meta(min_length=1, description="auto, cpu, cuda or cuda:N; simulated: made-up boxes, for load tests")
     ] = "auto"  # fmt: skip
+    devices: Annotated[
+        str, Meta(description="devices with a worker each, as in cuda:0,cuda:1; empty means `workers` of them on `device`")
+    ] = ""  # fmt: skip
+    workers: Annotated[int, Meta(ge=1, le=64, description="workers on `device`, where `devices` is empty")] = 1
+    fronts: Annotated[int, Meta(ge=1, le=64, description="fronts, on as many ports from that of `listen` on")] = 1
     simulated_batch_ms: Annotated[float, Meta(ge=0, le=60_000, description="what a pass of the simulated device takes")] = 10.0
     simulated_item_ms: Annotated[
         float, Meta(ge=0, le=60_000, description="what each target of it, and each template memory that is new, adds")
     ] = 1.0  # fmt: skip
-    threads: Annotated[int, Meta(ge=0, le=1024, description="CPU threads of the worker; 0 means automatic")] = 0
+    threads: Annotated[int, Meta(ge=0, le=1024, description="CPU threads of a worker; 0 means automatic")] = 0
     slots: Annotated[int, Meta(ge=0, le=65536, description="template memories held on the device; 0 means automatic")] = 0
     max_batch: Annotated[int, Meta(ge=1, le=1024, description="targets tracked in one pass")] = 32
     max_under_way: Annotated[
-        int, Meta(ge=0, le=1_000_000, description="targets on their way through the device before new ones are refused; 0: one pass")
+        int, Meta(ge=0, le=1_000_000, description="targets under way at a front before new ones are refused; 0: its share of one pass of every worker")
     ] = 0  # fmt: skip
     max_encodes: Annotated[int, Meta(ge=1, le=1024, description="templates encoded in one step")] = 4
     grace_seconds: Annotated[float, Meta(ge=0, le=3600, description="time to drain at shutdown")] = 10.0
@@ -126,7 +135,8 @@ class ServeSettings:
     log_level: Annotated[Literal["debug", "info", "warning", "error"], Meta(description="least level that is logged")] = "info"
     log_format: Annotated[Literal["text", "json"], Meta(description="one event a line, for people or for machines")] = "text"
     run_dir: Annotated[str, Meta(description="folder for the worker's socket; empty means a private temporary one")] = ""
-    worker_socket: Annotated[str, Meta(description="path of the worker's socket; set by the parent")] = ""
+    worker_socket: Annotated[str, Meta(description="path of the first worker's socket; set by the parent")] = ""
+    number: Annotated[int, Meta(ge=0, description="which of the workers or fronts a child is; set by the parent")] = 0
     limits: Limits = field(default_factory=Limits)
 
     def __post_init__(self) -> None:
@@ -143,6 +153,17 @@ class ServeSettings:
             raise ValueError(
                 f"listen {self.listen} lets other machines in without {' and '.join(self.lacks)}; insecure allows it"
             )
+        if self.devices and self.workers > 1:
+            raise ValueError(
+                f"workers {self.workers} and devices {self.devices!r} exclude each other: name a device per worker"
+            )
+        if not all(self.worker_devices):
+            raise ValueError(f"devices {self.devices!r} has an empty name in it")
+        last_port = parse_address(self.listen).port + self.fronts - 1
+        if last_port > _LAST_PORT:
+            raise ValueError(
+                f"listen {self.listen} leaves no room for fronts {self.fronts}: the last port would be {last_port}"
+            )
 
     @property
     def is_open(self) -> bool:
@@ -157,6 +178,23 @@ class ServeSettings:
             *(() if self.tls_cert else ("TLS (tls_cert, tls_key)",)),
             *(() if knows_callers else ("knowing them (token_file or tls_client_ca)",)),
         )
+
+    @property
+    def worker_devices(self) -> tuple[str, ...]:
+        """The device of every worker."""
+        if not self.devices:
+            return (self.device,) * self.workers
+        return tuple(each.strip() for each in self.devices.split(","))
+
+    @property
+    def front_address(self) -> Address:
+        """Where front `number` listens: consecutive ports; where the system chooses, it chooses for each."""
+        host, port = parse_address(self.listen)
+        return Address(host, port + self.number if port else 0)
+
+    def socket_of(self, worker: int) -> str:
+        """Path of the socket of the worker with this number."""
+        return f"{self.worker_socket}.{worker}" if worker else self.worker_socket
 
     def to_json(self) -> bytes:
         """The settings as one line of JSON, for a child's standard input."""

@@ -45,7 +45,7 @@ def _settings(owner: type[ServeSettings | Limits], *, is_limit: bool) -> Iterato
 
 
 # Set by the parent for its children; no flag and no file sets it.
-_INTERNAL = {"worker_socket"}
+_INTERNAL = {"worker_socket", "number"}
 SETTINGS: dict[str, Setting] = {
     setting.name: setting
     for setting in (*_settings(ServeSettings, is_limit=False), *_settings(Limits, is_limit=True))

@@ -16,6 +16,7 @@ from service.front.budget import DecodePool
 from service.front.caller import Callers
 from service.front.convert import result_message
 from service.front.engine import Answer, MemorySource
+from service.front.fleet import Owner
 from service.front.frames import Action, Command, Frame
 from service.front.front import Front, model_config
 from service.front.metrics import Metrics
@@ -65,7 +66,7 @@ class FakeEngine:
     def __post_init__(self) -> None:
         self.gate.set()
 
-    async def submit(self, client: str, target: MemorySource, search: bytes) -> Answer:
+    async def submit(self, owner: Owner, target: MemorySource, search: bytes) -> Answer:
         call, self.calls = self.calls, self.calls + 1
         self.used.append(target.memory_key)
         self.waiting += 1

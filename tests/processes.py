@@ -86,17 +86,20 @@ class Served:
     metrics: str
     log: Path
 
-    def worker(self) -> psutil.Process:
-        """The present worker."""
-        return self._child("service.worker.")
+    def worker(self, number: int = 0) -> psutil.Process:
+        """The present worker with this number."""
+        return self._child(f"worker {number}")
 
-    def front(self) -> psutil.Process:
-        """The front."""
-        return self._child("service.front.")
+    def front(self, number: int = 0) -> psutil.Process:
+        """The present front with this number."""
+        return self._child(f"front {number}")
 
-    def _child(self, module: str) -> psutil.Process:
-        children = psutil.Process(self.parent.pid).children()
-        return next(each for each in children if any(word.startswith(module) for word in each.cmdline()))
+    def wait_for(self, pattern: str) -> str:
+        """The first group of what the processes write, once they have written it."""
+        return _read(self.log, self.parent, pattern)
+
+    def _child(self, name: str) -> psutil.Process:
+        return psutil.Process(int(re.findall(rf"{name} started as process (\d+)", self.log.read_text())[-1]))
 
 
 @contextmanager

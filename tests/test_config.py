@@ -1,5 +1,6 @@
 """Settings: which source wins, and what a wrong one is told."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -43,6 +44,11 @@ def test_environment_names_the_file(tmp_path: Path) -> None:
         ({"idle_timeout_seconds": "inf"}, {}, ["idle_timeout_seconds='inf'", "<= 31536000"]),
         ({"max_idle_timeout_seconds": "inf"}, {}, ["max_idle_timeout_seconds='inf'", "<= 31536000"]),
         ({"max_sessions": "5000000000"}, {}, ["max_sessions='5000000000'", "<= 1000000"]),
+        ({"fronts": "65"}, {}, ["fronts='65'", "<= 64"]),
+        ({"fronts": 3, "listen": "[::1]:65534"}, {}, ["fronts 3", "65536", "flag --fronts", "flag --listen"]),
+        ({"workers": 2, "devices": "cuda:0,cuda:1"}, {}, ["workers 2", "devices 'cuda:0,cuda:1'", "flag --workers"]),
+        ({"devices": "cuda:0,"}, {}, ["devices 'cuda:0,'", "empty name", "flag --devices"]),
+        ({"number": 1}, {}, ["number", "no such setting"]),
         (
             {"decoded_bytes_budget": 99},
             {},
@@ -135,3 +141,12 @@ def test_every_setting_has_a_help_text() -> None:
 )
 def test_addresses(text: str, host: str, port: int) -> None:
     assert parse_address(text) == (host, port)
+
+
+def test_every_worker_has_a_device_and_every_front_a_port() -> None:
+    two = ServeSettings(devices="cuda:0, cuda:1", fronts=2, listen="[::1]:50051", worker_socket="/run/worker.sock")
+    assert two.worker_devices == ("cuda:0", "cuda:1")
+    assert ServeSettings(device="cpu", workers=3).worker_devices == ("cpu", "cpu", "cpu")
+    assert [str(replace(two, number=number).front_address) for number in range(2)] == ["[::1]:50051", "[::1]:50052"]
+    assert replace(two, listen="127.0.0.1:0", number=1).front_address.port == 0
+    assert [two.socket_of(number) for number in range(2)] == ["/run/worker.sock", "/run/worker.sock.1"]

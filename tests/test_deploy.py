@@ -13,7 +13,8 @@ from fake_front import HELLO
 
 from service.front.caller import SESSION_METADATA
 from service.front.frontend import LIVE
-from service.front.metrics import LATENCY_BUCKETS, Metrics
+from service.front.instruments import LATENCY_BUCKETS
+from service.front.metrics import Metrics
 from service.sources import load_settings
 
 ROOT = Path(__file__).parents[1]
@@ -42,7 +43,7 @@ def parsed(path: Path) -> Any:
 def exported() -> dict[str, str]:
     """Every metric of the service with its type, as Prometheus sees it."""
     metrics = Metrics()
-    metrics.on_hello(HELLO, "1.2.3")
+    metrics.worker(0).on_hello(HELLO)
     return {family.name: family.type for family in metrics.registry.collect()}
 
 

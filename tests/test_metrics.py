@@ -39,57 +39,79 @@ def scrape(metrics: Metrics) -> dict[str, float]:
 
 def test_there_are_exactly_the_promised_metrics_all_with_the_prefix() -> None:
     metrics = Metrics()
-    metrics.on_hello(HELLO, "1.2.3")
+    metrics.worker(0).on_hello(HELLO)
     names = {family.name for family in text_string_to_metric_families(generate_latest(metrics.registry).decode())}
     assert names == {f"mixformer_{name}" for name in NAMES}
 
 
 def test_a_step_of_the_worker_is_counted_by_stage_device_and_batch() -> None:
     metrics = Metrics()
-    metrics.on_hello(HELLO, "1.2.3")
-    metrics.on_stats(STATS)
+    worker = metrics.worker(0)
+    worker.on_hello(HELLO)
+    worker.on_stats(STATS)
     samples = scrape(metrics)
     assert samples["backbone_latency_seconds_sum{'batch': '4', 'device': 'cpu', 'stage': 'all'}"] == 0.04
     assert samples["backbone_latency_seconds_count{'batch': '4', 'device': 'cpu', 'stage': 'stage0'}"] == 1
     assert samples["head_latency_seconds_sum{'device': 'cpu'}"] == 0.002
     assert samples["template_encode_latency_seconds_sum{'device': 'cpu'}"] == 0.02
-    assert (samples["batch_size_sum"], samples["slots_in_use"], samples["evictions_total"]) == (3, 5, 1)
-    assert (samples["batch_padding_total"], samples["batch_capacity"], samples["slots"]) == (1, 8, 8)
+    assert (samples["batch_size_sum"], samples["slots_in_use{'worker': '0'}"], samples["evictions_total"]) == (3, 5, 1)
+    assert samples["batch_padding_total"] == 1
+    assert (samples["batch_capacity{'worker': '0'}"], samples["slots{'worker': '0'}"]) == (8, 8)
 
 
 def test_a_step_without_encodes_does_not_count_as_one() -> None:
     metrics = Metrics()
-    metrics.on_stats(BatchStats(1, 1, {"all": 0.01}, 0.001, 0, 0.0, 1, 0))
+    metrics.worker(0).on_stats(BatchStats(1, 1, {"all": 0.01}, 0.001, 0, 0.0, 1, 0))
     assert not any(name.startswith("template_encode_latency_seconds_count") for name in scrape(metrics))
 
 
-def test_the_worker_is_up_until_lost_and_its_heartbeat_grows_old() -> None:
+def test_each_worker_is_up_until_lost_and_its_heartbeat_grows_old() -> None:
     clock = FakeTime()
-    metrics = Metrics(clock)
-    metrics.on_hello(HELLO, "1.2.3")
+    metrics = Metrics(clock=clock)
+    first, second = metrics.worker(0), metrics.worker(1)
+    first.on_hello(HELLO)
     clock.now += 3
+    metrics.refresh(sessions=2, streams=1)
     samples = scrape(metrics)
-    assert (samples["worker_up"], samples["worker_heartbeat_age_seconds"]) == (1, 3)
-    metrics.on_pong(7)
-    metrics.on_lost()
+    assert (samples["worker_up{'worker': '0'}"], samples["worker_up{'worker': '1'}"]) == (1, 0)
+    assert samples["worker_heartbeat_age_seconds{'worker': '0'}"] == 3
+    assert (samples["sessions_active"], samples["streams_active"]) == (2, 1)
+    first.on_pong(7)
+    second.on_pong(2)
+    first.on_lost()
+    metrics.refresh(sessions=2, streams=1)
     samples = scrape(metrics)
-    assert (samples["worker_up"], samples["worker_heartbeat_age_seconds"], samples["slots_in_use"]) == (0, 0, 7)
+    assert (samples["worker_up{'worker': '0'}"], samples["worker_heartbeat_age_seconds{'worker': '0'}"]) == (0, 0)
+    assert (samples["slots_in_use{'worker': '0'}"], samples["slots_in_use{'worker': '1'}"]) == (7, 2)
     clock.now += 4
-    metrics.on_reconnect(msgspec.structs.replace(HELLO, slots=6))
-    metrics.on_missing()
+    first.on_hello(msgspec.structs.replace(HELLO, slots=6))
+    first.on_missing()
     samples = scrape(metrics)
-    assert (samples["worker_up"], samples["worker_restarts_total"], samples["memory_misses_total"]) == (1, 1, 1)
+    assert samples["slots{'worker': '0'}"] == 6
     assert (samples["worker_outage_seconds_count"], samples["worker_outage_seconds_sum"]) == (1, 4)
-    assert samples["slots"] == 6
+    assert (samples["worker_up{'worker': '0'}"], samples["memory_misses_total"]) == (1, 1)
+    assert (samples["worker_restarts_total{'worker': '0'}"], samples["worker_restarts_total{'worker': '1'}"]) == (1, 0)
+
+
+def test_of_several_fronts_one_tells_of_the_workers_and_each_of_its_own_misses() -> None:
+    metrics = Metrics(tells_of_workers=False)
+    worker = metrics.worker(0)
+    worker.on_hello(HELLO)
+    worker.on_stats(STATS)
+    worker.on_pong(3)
+    worker.on_missing()
+    samples = scrape(metrics)
+    assert (samples["batch_size_count"], samples["evictions_total"], samples["memory_misses_total"]) == (0, 0, 1)
+    assert not any(name.startswith(("worker_up", "slots_in_use", "build_info", "worker_restarts_total")) for name in samples)
 
 
 def test_the_processor_time_of_the_front_grows_with_what_it_uses() -> None:
     metrics = Metrics()
-    metrics.refresh()
+    metrics.refresh(0, 0)
     before, began = scrape(metrics)["front_cpu_seconds_total"], time.process_time()
     while time.process_time() < began + 0.02:
         pass
-    metrics.refresh()
+    metrics.refresh(0, 0)
     used = scrape(metrics)["front_cpu_seconds_total"]
     assert before + 0.02 <= used <= time.process_time()
 
@@ -113,8 +135,9 @@ async def test_frames_targets_and_updates_are_counted_and_no_session_is_named() 
 
 def test_they_are_served_on_a_port_of_their_own_and_a_taken_one_is_an_error() -> None:
     metrics = Metrics()
+    metrics.worker(0)
     port = metrics.serve(Address("127.0.0.1", 0))
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:
-        assert b"mixformer_worker_up 0.0" in answer.read()
+        assert b'mixformer_worker_up{worker="0"} 0.0' in answer.read()
     with pytest.raises(OSError):
         metrics.serve(Address("127.0.0.1", port))

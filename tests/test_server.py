@@ -17,7 +17,8 @@ from tiny import FakeTarget, Observed
 from service.config import ServeSettings, SettingsError
 from service.errors import PoisonedFrame
 from service.front.engine import Answer, Engine
-from service.server import Backoff, Server, serve
+from service.keeper import Backoff
+from service.server import Server, serve
 
 PATIENCE_SECONDS = 60.0
 
@@ -197,12 +198,12 @@ async def test_a_worker_whose_device_does_not_come_back_is_killed_and_another_st
 
 async def test_a_front_that_ends_ends_the_server_with_its_status(notes: Notes, caplog: pytest.LogCaptureFixture) -> None:
     assert await status_of(start(notes, front=REFUSED_FRONT)) == 1
-    assert "the front ended with status 1" in caplog.messages
+    assert "front 0 ended with status 1" in caplog.messages
 
 
 async def test_a_worker_that_can_never_start_ends_the_server(notes: Notes, caplog: pytest.LogCaptureFixture) -> None:
     assert await status_of(start(notes, worker=HOPELESS_WORKER)) == 1
-    assert "the worker cannot run with these settings" in caplog.messages
+    assert "worker 0 cannot run with these settings" in caplog.messages
 
 
 async def test_children_do_not_outlive_a_parent_that_is_killed(notes: Notes) -> None:

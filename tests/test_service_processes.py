@@ -178,9 +178,9 @@ async def test_the_worker_gives_the_slots_of_a_deleted_session_back(running: Run
     call = await opened(channel)
     await tracked(call, 0, None, start("a", 30, 30), start("b", 150, 30))
     await tracked(call, 1)
-    await shows(running, "mixformer_slots_in_use 2.0")
+    await shows(running, 'mixformer_slots_in_use{worker="0"} 2.0')
     await delete_all(stub)
-    await shows(running, "mixformer_slots_in_use 0.0")
+    await shows(running, 'mixformer_slots_in_use{worker="0"} 0.0')
 
 
 async def test_the_scrape_shows_what_the_worker_measured(running: Running, channel: aio.Channel) -> None:
@@ -193,7 +193,7 @@ async def test_the_scrape_shows_what_the_worker_measured(running: Running, chann
         'mixformer_template_encode_latency_seconds_count{device="cpu"}',
         'mixformer_frames_total{outcome="processed"}',
         'variant="mixvit_tiny"',
-        "mixformer_worker_up 1.0",
+        'mixformer_worker_up{worker="0"} 1.0',
     ):
         assert words in text
 
@@ -288,7 +288,7 @@ async def test_a_front_ends_when_its_worker_comes_back_with_another_network(tmp_
         worker.restart_with(msgspec.structs.replace(HELLO, weights_sha256="other"))
         assert await asyncio.to_thread(front.wait, ENDS_SECONDS) == 1
         last = front.stderr.read().decode().splitlines()[-1]
-    assert last == "the worker that came back runs something else: weights_sha256 '' is now 'other'"
+    assert last == "a worker runs something else than the first: weights_sha256 '' is now 'other'"
     await worker.stop()
 
 

@@ -48,6 +48,12 @@ class Observed:
     stats: list[BatchStats] = field(default_factory=list)
     pongs: list[int] = field(default_factory=list)
     events: list[str] = field(default_factory=list)
+    hellos: list[Hello] = field(default_factory=list)
+
+    def on_hello(self, hello: Hello) -> None:
+        if self.hellos:
+            self.events.append("reconnect")
+        self.hellos.append(hello)
 
     def on_stats(self, stats: BatchStats) -> None:
         self.stats.append(stats)
@@ -60,6 +66,3 @@ class Observed:
 
     def on_lost(self) -> None:
         self.events.append("lost")
-
-    def on_reconnect(self, hello: Hello) -> None:
-        self.events.append("reconnect")

@@ -12,6 +12,9 @@ unanswered item waits here for the next link, where it is sent again. An item th
 have killed the worker: it is sent to be run alone, and at its second death refused (PoisonedFrame). Whose caller goes away
 is cancelled at the worker too, and who waits too long gets WorkerUnavailable, however often the item was sent.
 
+Where there are other workers (fleet.py), only what was on the device waits for the next link: every other item ends with
+LinkLost, for the fleet to send it elsewhere.
+
 Everything here is made for what the first worker said it runs. One that runs something else ends the engine (WorkerChanged).
 """
 
@@ -76,8 +79,15 @@ class Answer(NamedTuple):
     batch_size: int
 
 
+class LinkLost(Exception):
+    """The worker is gone and may never have seen this item: another worker can have it."""
+
+
 class EngineObserver(Protocol):
     """Hears what metrics are made of; called on the event loop."""
+
+    def on_hello(self, hello: Hello) -> None:
+        """A worker said what it runs: the first one, or one that came back."""
 
     def on_stats(self, stats: BatchStats) -> None:
         """The worker made a step."""
@@ -91,9 +101,6 @@ class EngineObserver(Protocol):
     def on_lost(self) -> None:
         """The link to the worker ended."""
 
-    def on_reconnect(self, hello: Hello) -> None:
-        """There is a worker again, and it said this."""
-
 
 class Engine:
     """The worker, as the front sees it. Everything runs on one event loop.
@@ -102,13 +109,20 @@ class Engine:
     """
 
     def __init__(
-        self, socket_path: str, timeout_seconds: float, observer: EngineObserver, clock: Callable[[], float] = time.monotonic
+        self,
+        socket_path: str,
+        timeout_seconds: float,
+        observer: EngineObserver,
+        clock: Callable[[], float] = time.monotonic,
+        is_replaceable: Callable[[], bool] = lambda: False,
     ) -> None:
-        """`clock` tells seconds as `time.monotonic` does, which the worker reads too."""
+        """`clock` tells seconds as `time.monotonic` does, which the worker reads too. `is_replaceable` is asked when the worker
+        is lost: whether another one can have its items."""
         self._socket_path = socket_path
         self._timeout = timeout_seconds
         self._observer = observer
         self._clock = clock
+        self._is_replaceable = is_replaceable
         self._ids = itertools.count()
         self._items: dict[int, Item] = {}
         self._answers: dict[int, asyncio.Future[Answer]] = {}
@@ -123,6 +137,23 @@ class Engine:
         self._ready_until = float("-inf")
         self._hello: asyncio.Future[Hello] | None = None
         self._keeper: asyncio.Task[None] | None = None
+        self._slots = 0
+        self._slots_in_use = 0
+
+    @property
+    def is_linked(self) -> bool:
+        """Whether there is a worker."""
+        return self._outbox is not None
+
+    @property
+    def slots(self) -> int:
+        """Of the present worker, or the last one."""
+        return self._slots
+
+    @property
+    def slots_in_use(self) -> int:
+        """As the worker said last, those of other fronts among them."""
+        return self._slots_in_use
 
     async def connect(self) -> Hello:
         """Look for the worker until it says hello. From then on the link is kept up until `close`.
@@ -150,20 +181,23 @@ class Engine:
         """Whether the worker's device answered a ping lately, or was lost so lately that its restart is worth waiting for."""
         return self._clock() < self._ready_until
 
-    async def submit(self, client: str, target: MemorySource, search: bytes) -> Answer:
+    async def submit(self, client: str, target: MemorySource, search: bytes, arrived_at: float | None = None) -> Answer:
         """Find the target in its search crop (uint8 RGB, search_size squared, as bytes).
 
-        `client` is whom the worker is fair to. Raises WorkerUnavailable after the timeout, DeviceError where the worker
-        cannot run this crop, PoisonedFrame where it died of it twice. Cancelling the caller cancels the item.
+        `client` is whom the worker is fair to, `arrived_at` is now unless given. Raises WorkerUnavailable when the timeout has
+        passed since, DeviceError where the worker cannot run this crop, PoisonedFrame where it died of it twice, LinkLost where
+        another worker can have it. Cancelling the caller cancels the item.
         """
         self._count(target)
         item_id = next(self._ids)
-        self._items[item_id] = Item(client, target.memory_key, target.templates, search, self._clock())
+        now = self._clock()
+        arrived_at = now if arrived_at is None else arrived_at
+        self._items[item_id] = Item(client, target.memory_key, target.templates, search, arrived_at)
         answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         self._answers[item_id] = answer
         self._post(item_id)
         try:
-            async with asyncio.timeout(self._timeout):
+            async with asyncio.timeout(arrived_at + self._timeout - now):
                 return await answer
         except TimeoutError:
             raise WorkerUnavailable(f"no worker answered within {self._timeout:g} s") from None
@@ -200,9 +234,10 @@ class Engine:
                     hello = await greet(messages, self._timeout)
                     if first_hello.done():
                         check_same(hello, first_hello.result())
-                        self._observer.on_reconnect(hello)
                     else:
                         first_hello.set_result(hello)
+                    self._slots, self._slots_in_use = hello.slots, 0
+                    self._observer.on_hello(hello)
                     await self._serve(link, messages)
             except WorkerChanged:
                 raise
@@ -260,21 +295,23 @@ class Engine:
                 if self._outbox is not None:
                     self._outbox.post_again(message.item_id)
             case BatchStats():
+                self._slots_in_use = message.slots_in_use
                 self._observer.on_stats(message)
             case Pong():
                 self._ready_until = self._clock() + _STALE_SECONDS
                 self._ponged.set()
+                self._slots_in_use = message.slots_in_use
                 self._observer.on_pong(message.slots_in_use)
 
-    def _settle(self, item_id: int, outcome: Answer | ServiceError) -> None:
+    def _settle(self, item_id: int, outcome: Answer | ServiceError | LinkLost) -> None:
         self._at_risk.discard(item_id)
         answer = self._answers.get(item_id)
         if answer is None or answer.done():
             return
-        if isinstance(outcome, ServiceError):
-            answer.set_exception(outcome)
-        else:
+        if isinstance(outcome, Answer):
             answer.set_result(outcome)
+        else:
+            answer.set_exception(outcome)
 
     def _lose(self) -> None:
         """The link ended: nothing is known of the worker any more, and what was on its device is suspect."""
@@ -290,3 +327,6 @@ class Engine:
             if item.alone:
                 self._settle(item_id, PoisonedFrame("the worker died twice with this frame on its device"))
             item.alone = True
+        if self._is_replaceable():
+            for item_id in [item_id for item_id, item in self._items.items() if not item.alone]:
+                self._settle(item_id, LinkLost())

@@ -1,5 +1,6 @@
 """What all calls of a front work with."""
 
+import math
 from dataclasses import dataclass, replace
 
 import msgspec
@@ -54,8 +55,10 @@ def model_config(hello: Hello) -> ModelConfig:
 
 
 def room(settings: ServeSettings, hello: Hello) -> int:
-    """Targets that may be on their way through the device before new ones are refused: one pass, unless the settings say otherwise."""
-    return settings.max_under_way or hello.max_batch
+    """Targets that may be on their way through the devices before new ones are refused: this front's share of one pass of every
+    worker, unless the settings say otherwise.
+    """
+    return settings.max_under_way or math.ceil(hello.max_batch * len(settings.worker_devices) / settings.fronts)
 
 
 def update_rule(hello: Hello) -> UpdateRule:

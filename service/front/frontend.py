@@ -27,7 +27,7 @@ from service.cpu import usable_cores
 from service.front.admission import Admission
 from service.front.budget import DecodePool
 from service.front.caller import Callers
-from service.front.engine import Engine
+from service.front.fleet import Fleet
 from service.front.front import Front, model_config, room
 from service.front.hello import WorkerChanged
 from service.front.listener import StartError, listen, load_tokens
@@ -47,6 +47,7 @@ try:
 except ImportError:  # not for this platform
     _new_event_loop = asyncio.new_event_loop
 
+_DISTRIBUTION = "mixformer-service"
 SERVICE = tracking_pb2.DESCRIPTOR.services_by_name["TrackingService"].full_name
 # Health of the front alone, for liveness probes: SERVING also while a worker restarts or the front drains.
 LIVE = "live"
@@ -83,49 +84,52 @@ async def serve(settings: ServeSettings, announce: Callable[[str], None]) -> Non
     stopping = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stopping.set)
-    metrics = Metrics()
-    _export(metrics, settings)
+    clock = Clock()
+    # What all fronts hear of the workers is told by one of them.
+    metrics = Metrics(version(_DISTRIBUTION), clock.monotonic, tells_of_workers=settings.number == 0)
+    if settings.fronts == 1:  # of several, the parent exports the sum
+        _export(metrics, settings)
     tokens = load_tokens(settings)
-    server, port = listen(settings, tokens, metrics.on_unauthenticated)
-    engine = Engine(settings.worker_socket, settings.worker_timeout_seconds, metrics)
+    server, address = listen(settings, tokens, metrics.on_unauthenticated)
+    paths = [settings.socket_of(worker) for worker in range(len(settings.worker_devices))]
+    observers = [metrics.worker(number) for number in range(len(paths))]
+    fleet = Fleet(paths, settings.worker_timeout_seconds, observers, clock.monotonic)
     try:
-        hello = await _unless_stopped(engine.connect(), stopping)
+        hello = await _unless_stopped(fleet.connect(), stopping)
         if hello is not None:
-            front = _assemble(settings, engine, hello, tokens, metrics)
-            await _run(front, server, engine, stopping, lambda: announce(f"{parse_address(settings.listen).host}:{port}"))
+            front = _assemble(settings, fleet, hello, tokens, metrics, clock)
+            await _run(front, server, fleet, stopping, lambda: announce(address))
     finally:
-        await engine.close()
+        await fleet.close()
 
 
-def _assemble(settings: ServeSettings, engine: Engine, hello: Hello, tokens: Tokens, metrics: Metrics) -> Front:
+def _assemble(settings: ServeSettings, fleet: Fleet, hello: Hello, tokens: Tokens, metrics: Metrics, clock: Clock) -> Front:
     try:
         model = model_config(hello)
     except ValueError as error:
         raise StartError(f"worker runs what this front does not know: {error}") from error
-    clock = Clock()
-    release = version("mixformer-service")
     pool = DecodePool(settings.limits, min(usable_cores(), _MAX_DECODE_THREADS), settings.worker_timeout_seconds)
-    table = SessionTable(settings.limits, engine.release, clock)
+    release = version(_DISTRIBUTION)
+    table = SessionTable(settings.limits, fleet.release, clock)
     admission = Admission(room(settings, hello), clock.monotonic)
-    tracker = FrameTracker(engine, admission, pool, model, settings.limits, metrics, clock, _traces(settings, release))
-    metrics.on_hello(hello, release)
+    tracker = FrameTracker(fleet, admission, pool, model, settings.limits, metrics, clock, _traces(settings, release))
     return Front(settings, release, hello, table, tracker, metrics, clock, Callers(tokens))
 
 
-async def _run(front: Front, server: aio.Server, engine: Engine, stopping: asyncio.Event, announce: Callable[[], None]) -> None:
+async def _run(front: Front, server: aio.Server, fleet: Fleet, stopping: asyncio.Event, announce: Callable[[], None]) -> None:
     servicer = TrackingServicer(front)
     states = health.aio.HealthServicer()
     add_TrackingServiceServicer_to_server(servicer, server)
     health_pb2_grpc.add_HealthServicer_to_server(states, server)
     reflection.enable_server_reflection((SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
-    front.metrics.watch(lambda: len(front.table), lambda: len(servicer.streams))
     await _tell(states, is_ready=False)
     await states.set(LIVE, HealthCheckResponse.SERVING)
     await server.start()
     try:
         async with asyncio.TaskGroup() as keepers:
-            tasks = [keepers.create_task(_sweep(front)), keepers.create_task(_watch(engine, states, announce))]
-            await _unless_stopped(engine.keep(), stopping)
+            each = (_sweep(front.table), _watch(fleet, states, announce), _measure(front, servicer))
+            tasks = [keepers.create_task(work) for work in each]
+            await _unless_stopped(fleet.keep(), stopping)
             for task in tasks:
                 task.cancel()
     except* WorkerChanged as group:
@@ -167,22 +171,27 @@ def _export(metrics: Metrics, settings: ServeSettings) -> None:
     _log.info("metrics on port %d", port)
 
 
-async def _sweep(front: Front) -> None:
+async def _sweep(table: SessionTable) -> None:
     while True:
         await asyncio.sleep(_SWEEP_SECONDS)
-        front.table.expire()
-        front.metrics.refresh()
+        table.expire()
 
 
-async def _watch(engine: Engine, states: health.aio.HealthServicer, announce: Callable[[], None]) -> None:
+async def _measure(front: Front, servicer: TrackingServicer) -> None:
+    while True:
+        front.metrics.refresh(len(front.table), len(servicer.streams))
+        await asyncio.sleep(_HEALTH_SECONDS)
+
+
+async def _watch(fleet: Fleet, states: health.aio.HealthServicer, announce: Callable[[], None]) -> None:
     """Keep health up to date; announce the service once it is ready for the first time."""
-    while not engine.is_ready():
+    while not fleet.is_ready():
         await asyncio.sleep(_HEALTH_SECONDS)
     await _tell(states, is_ready=True)
     announce()
     while True:
         await asyncio.sleep(_HEALTH_SECONDS)
-        await _tell(states, is_ready=engine.is_ready())
+        await _tell(states, is_ready=fleet.is_ready())
 
 
 async def _tell(states: health.aio.HealthServicer, *, is_ready: bool) -> None:

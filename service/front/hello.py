@@ -8,14 +8,14 @@ import msgspec
 
 from service.messages import PROTOCOL_VERSION, Hello, ToFront
 
-# From one worker to the next: how many slots are free on its device changes, and is no business of the front.
-_MAY_DIFFER = {"pid", "slots", "max_batch"}
+# From one worker to the next: which device it has and how many slots are free there is no business of the front.
+_MAY_DIFFER = {"pid", "device", "slots", "max_batch"}
 
 _log = logging.getLogger(__name__)
 
 
 class WorkerChanged(Exception):
-    """Another network came back than the one that was lost: its sizes and thresholds are not those of the open sessions."""
+    """A worker runs another network than the first one did: its sizes and thresholds are not those of the open sessions."""
 
 
 async def greet(messages: AsyncGenerator[ToFront], timeout_seconds: float) -> Hello:
@@ -36,4 +36,4 @@ def check_same(hello: Hello, first: Hello) -> None:
     names = [name for name in before if name not in _MAY_DIFFER and before[name] != now[name]]
     if names:
         changes = ", ".join(f"{name} {before[name]!r} is now {now[name]!r}" for name in names)
-        raise WorkerChanged(f"the worker that came back runs something else: {changes}")
+        raise WorkerChanged(f"a worker runs something else than the first: {changes}")

@@ -15,8 +15,8 @@ class StartError(Exception):
     """The front cannot start; the message says why."""
 
 
-def listen(settings: ServeSettings, tokens: Tokens, on_refused: Callable[[], None]) -> tuple[aio.Server, int]:
-    """The server and the port that it got, nothing served yet. `on_refused`: a call came without a good token.
+def listen(settings: ServeSettings, tokens: Tokens, on_refused: Callable[[], None]) -> tuple[aio.Server, str]:
+    """The server and the HOST:PORT that it got, nothing served yet. `on_refused`: a call came without a good token.
 
     Raises StartError.
     """
@@ -50,13 +50,16 @@ def load_tokens(settings: ServeSettings) -> Tokens:
         raise StartError(f"token_file={settings.token_file!r} or MIXFORMER_TOKENS: {error}") from error
 
 
-def _open(server: aio.Server, settings: ServeSettings) -> int:
+def _open(server: aio.Server, settings: ServeSettings) -> str:
+    wanted = settings.front_address
     try:
         if settings.tls_cert:
-            return server.add_secure_port(settings.listen, _credentials(settings))
-        return server.add_insecure_port(settings.listen)
+            port = server.add_secure_port(str(wanted), _credentials(settings))
+        else:
+            port = server.add_insecure_port(str(wanted))
     except RuntimeError as error:
-        raise StartError(f"listen={settings.listen}: the port cannot be opened: {error}") from error
+        raise StartError(f"listen={wanted}: the port cannot be opened: {error}") from error
+    return str(wanted._replace(port=port))
 
 
 def _credentials(settings: ServeSettings) -> grpc.ServerCredentials:

@@ -42,6 +42,7 @@ from service.failures import combined, without_answer
 from service.front.admission import Admission
 from service.front.budget import Decoded, DecodePool
 from service.front.engine import Answer, MemorySource
+from service.front.fleet import Owner
 from service.front.frames import Frame, FrameResult, Outcome, Timing
 from service.front.metrics import Metrics
 from service.front.options import OverloadPolicy, SessionOptions
@@ -59,9 +60,9 @@ _log = logging.getLogger(__name__)
 
 
 class Predictor(Protocol):
-    """What a step needs of the engine."""
+    """What a step needs of the workers."""
 
-    async def submit(self, client: str, target: MemorySource, search: bytes) -> Answer:
+    async def submit(self, owner: Owner, target: MemorySource, search: bytes) -> Answer:
         """Find the target in its search crop. Raises ServiceError."""
 
 
@@ -213,7 +214,7 @@ class FrameTracker:
         session.lend(target)
         try:
             with self._admission.passage():
-                return await self._predictor.submit(session.client, target, search.tobytes())
+                return await self._predictor.submit(session, target, search.tobytes())
         except ServiceError as error:
             return error.told()
 

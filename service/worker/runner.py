@@ -52,7 +52,7 @@ class Runner:
     def __init__(self, settings: ServeSettings) -> None:
         """Loads and warms up. Raises SettingsError where the settings cannot be run."""
         # One core stays with the front: on two cores, a second thread that waits passively gains the network nothing.
-        torch.set_num_threads(settings.threads or max(1, usable_cores() - 1))
+        torch.set_num_threads(settings.threads or max(1, (usable_cores() - 1) // len(settings.worker_devices)))
         self._device = choose_device(settings.device)
         if self._device.type == "cuda":
             torch.cuda.set_device(self._device)  # where events are recorded

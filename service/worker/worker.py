@@ -215,7 +215,7 @@ def serve(make_runner: Callable[[ServeSettings], DeviceRunner]) -> NoReturn:
     except SettingsError as error:
         _log.error("worker cannot start: %s", error)
         sys.exit(EXIT_BAD_SETTINGS)
-    listening = _listen(settings.worker_socket)
+    listening = _listen(settings.socket_of(settings.number))
     threading.Thread(target=_accept, args=(listening, worker), name="accept", daemon=True).start()
     while True:
         worker.step()
