@@ -42,7 +42,7 @@ LABEL org.opencontainers.image.title="mixformer-service" \
 RUN useradd --uid 10001 --user-group --no-create-home --home-dir /tmp --shell /usr/sbin/nologin tracker
 COPY --from=build /weights /weights
 COPY --from=build /venv /venv
-# Nothing is written but the worker's socket, under /tmp: the root file system may be read-only.
+# Nothing is written but the worker's socket and the compiled network, under /tmp: the root file system may be read-only.
 ENV PATH=/venv/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1 \

@@ -4,7 +4,7 @@ Two passes serve a stream: `encode` once a template change, `track` once a frame
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from einops import rearrange
@@ -38,6 +38,22 @@ def ignore_mark(name: str) -> None:
     """For a caller of `track` who measures nothing."""
 
 
+class Network(Protocol):
+    """What a tracker needs of a network, however it is run. `device`: where its tensors lie."""
+
+    @property
+    def config(self) -> ModelConfig: ...
+
+    @property
+    def device(self) -> torch.device: ...
+
+    def encode(self, crops: Tensor) -> TemplateMemory:
+        """crops uint8 [B, 1 + K, T, T, 3], the original template first -> the memory that `track` reads."""
+
+    def track(self, crops: Tensor, memory: TemplateMemory, mark: Callable[[str], None] = ignore_mark) -> Prediction:
+        """crops uint8 [B, S, S, 3], memory of the same B targets -> where and how sure."""
+
+
 class MixFormer(nn.Module):
     """The network of one variant. Crops are square, uint8 RGB, height x width x channel."""
 
@@ -55,6 +71,11 @@ class MixFormer(nn.Module):
         self.register_buffer("std", 255 * torch.tensor(IMAGENET_STD)[:, None, None], persistent=False)
         # As tokens and crops lie: no convolution turns its weights or maps.
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights lie."""
+        return self.mean.device
 
     def set_precision(self, dtype: torch.dtype) -> None:
         """Compute in `dtype`. Normalisation, corner expectations and precise RoI pooling stay in float32."""
@@ -76,12 +97,16 @@ class MixFormer(nn.Module):
 
         `mark(name)` is called once the work of a part is asked for: each stage where there are several, "backbone", "head".
         """
-        features = self.backbone(self.normalise(crops), memory, mark)
+        prediction = self.predict(self.backbone(self.normalise(crops), memory, mark), memory.template_tokens)
+        mark("head")
+        return prediction
+
+    def predict(self, features: Tensor, template_tokens: Tensor) -> Prediction:
+        """What the heads read out of features [B, C, H, W] and template_tokens [B, N, C]."""
         boxes = self.box_head(features).boxes
         scores = None
         if self.score_head is not None:
-            scores = self.score_head(features, memory.template_tokens, boxes).float().sigmoid()
-        mark("head")
+            scores = self.score_head(features, template_tokens, boxes).float().sigmoid()
         return Prediction(to_centre(boxes), scores)
 
     def forward(self, templates: Tensor, search: Tensor) -> JointOutput:

@@ -10,7 +10,7 @@ from model.config import UpdateRule
 from model.crop import Image
 from model.geometry import Box, CropBox
 from model.memory import TemplateMemory
-from model.mixformer import MixFormer
+from model.mixformer import Network
 from model.target import Target, TargetReport
 
 T = TypeVar("T")
@@ -19,8 +19,8 @@ T = TypeVar("T")
 class Tracker:
     """Follows one target. Frames are uint8 RGB [H, W, 3]; boxes are pixels of the frame."""
 
-    def __init__(self, model: MixFormer, rule: UpdateRule) -> None:
-        """`model` as `load_model` gives it: folded, in evaluation mode, on the device it is to run on."""
+    def __init__(self, model: Network, rule: UpdateRule) -> None:
+        """`model` as `load_model` gives it, folded, in evaluation mode, on the device it is to run on; or compiled from it."""
         self._model = model
         self._rule = rule
         self._target: Target | None = None
@@ -48,4 +48,4 @@ class Tracker:
 
     @torch.inference_mode()
     def _run(self, step: Callable[[torch.Tensor], T], crops: Image) -> T:
-        return step(torch.from_numpy(crops).to(self._model.mean.device))
+        return step(torch.from_numpy(crops).to(self._model.device))

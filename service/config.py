@@ -111,6 +111,10 @@ class ServeSettings:
     simulated_item_ms: Annotated[
         float, Meta(ge=0, le=60_000, description="what each target of it, and each template memory that is new, adds")
     ] = 1.0  # fmt: skip
+    backend: Annotated[
+        Literal["auto", "openvino", "torch"], Meta(description="what runs the network; auto is OpenVINO on a CPU in float32")
+    ] = "auto"  # fmt: skip
+    cache_dir: Annotated[str, Meta(description="folder that keeps compiled networks; empty means the user's cache folder")] = ""
     threads: Annotated[int, Meta(ge=0, le=1024, description="CPU threads of a worker; 0 means automatic")] = 0
     slots: Annotated[int, Meta(ge=0, le=65536, description="template memories held on the device; 0 means automatic")] = 0
     max_batch: Annotated[int, Meta(ge=1, le=1024, description="targets tracked in one pass")] = 32

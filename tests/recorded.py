@@ -12,6 +12,7 @@ from numpy.lib.npyio import NpzFile
 from torch import Tensor
 
 from model.checkpoint import LoadedModel, load_model
+from model.compiled import CompiledMixFormer
 
 FOLDER = Path(__file__).parent / "reference"
 VARIANTS = ("mixcvt_online", "mixvit_online", "mixcvt")
@@ -54,6 +55,12 @@ def loaded(variant: str) -> LoadedModel:
         path = Path(folder) / "official.pth.tar"
         torch.save({"net": official_state(variant), "epoch": 500}, path)
         return load_model(path)
+
+
+@cache
+def compiled(variant: str) -> CompiledMixFormer:
+    """The same network, compiled for two threads."""
+    return CompiledMixFormer(loaded(variant).model, threads=2)
 
 
 def generated(name: str, shape: list[int]) -> Tensor:

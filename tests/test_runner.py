@@ -99,7 +99,7 @@ def test_times_of_a_network_of_stages_name_each(tmp_path: Path) -> None:
 def fail_on_bad(track: Callable[..., Prediction]) -> Callable[..., Prediction]:
     def failing(crops: Tensor, *others: object) -> Prediction:
         if (crops == 255).flatten(1).all(1).any():
-            raise RuntimeError("no such crop")
+            raise torch.OutOfMemoryError("out of memory")
         return track(crops, *others)
 
     return failing
@@ -108,22 +108,22 @@ def fail_on_bad(track: Callable[..., Prediction]) -> Callable[..., Prediction]:
 def test_an_item_that_fails_fails_alone(runner: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
     works = [work(0), work(1)._replace(search=BAD), work(2)]
     expected = [found(runner, works[0])[0], found(runner, works[2])[0]]
-    monkeypatch.setattr(runner._model, "track", fail_on_bad(runner._model.track))
+    monkeypatch.setattr(runner._network, "track", fail_on_bad(runner._network.track))
     first, bad, last = runner.run(works).outcomes
     assert isinstance(first, Found) and isinstance(last, Found)
     assert same(first, expected[0]) and same(last, expected[1])
-    assert bad == Refused("RuntimeError: no such crop")
+    assert bad == Refused("OutOfMemoryError: out of memory")
 
 
 def test_a_memory_that_cannot_be_made_fails_its_items_alone(runner: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
-    encode = runner._model.encode
+    encode = runner._network.encode
 
     def failing(crops: Tensor) -> TemplateMemory:
         if (crops == 255).flatten(1).all(1).any():
             raise RuntimeError("no such template")
         return encode(crops)
 
-    monkeypatch.setattr(runner._model, "encode", failing)
+    monkeypatch.setattr(runner._network, "encode", failing)
     white = (bytes([255]) * len(tiny.template_crops()[0]),) * 2
     result = runner.run([work(0), work(1)._replace(templates=white), work(2)])
     assert [type(each) for each in result.outcomes] == [Found, Refused, Found]
@@ -134,7 +134,7 @@ def test_a_lost_device_is_no_failure_of_its_items(runner: Runner, monkeypatch: p
     def lost(*_: object) -> None:
         raise RuntimeError("device lost")
 
-    monkeypatch.setattr(runner._model, "track", lost)
+    monkeypatch.setattr(runner._network, "track", lost)
     monkeypatch.setattr(runner, "ping", lost)
     with pytest.raises(RuntimeError, match="device lost"):
         runner.run([work(0), work(1)])
@@ -142,7 +142,7 @@ def test_a_lost_device_is_no_failure_of_its_items(runner: Runner, monkeypatch: p
 
 def test_a_prediction_that_is_not_a_number_is_passed_on(runner: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
     nothing = Prediction(torch.full((1, 4), float("nan")), torch.tensor([float("inf")]))
-    monkeypatch.setattr(runner._model, "track", lambda crops, memory, mark: (mark("backbone"), mark("head"), nothing)[-1])
+    monkeypatch.setattr(runner._network, "track", lambda crops, memory, mark: (mark("backbone"), mark("head"), nothing)[-1])
     (outcome,) = found(runner, work(0))
     assert outcome.box[0] != outcome.box[0]
     assert outcome.score == float("inf")

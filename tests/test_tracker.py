@@ -4,22 +4,26 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from recorded import arrays, loaded
+from recorded import arrays, compiled, loaded
 
 from model.geometry import Box
 from model.target import TargetStatus
 from model.tracker import Tracker
 
-RUNS = [("mixcvt_online", 3), ("mixcvt_online", 1), ("mixvit_online", 3), ("mixvit_online", 1), ("mixcvt", 1)]
+RUNS = [
+    ("mixcvt_online", 3, "torch"), ("mixcvt_online", 1, "torch"), ("mixvit_online", 3, "torch"), ("mixvit_online", 1, "torch"),
+    ("mixcvt", 1, "torch"), ("mixcvt_online", 3, "openvino"), ("mixvit_online", 3, "openvino"),
+]  # fmt: skip
 
 
-@pytest.mark.parametrize(("variant", "online_size"), RUNS)
-def test_recorded_run_reproduces(variant: str, online_size: int) -> None:
+@pytest.mark.parametrize(("variant", "online_size", "backend"), RUNS)
+def test_recorded_run_reproduces(variant: str, online_size: int, backend: str) -> None:
     video = arrays("mixcvt_online")["video_rgb"]
     recording = arrays(variant)
     states = recording[f"track_osz{online_size}_state"]
     file = loaded(variant)
-    tracker = Tracker(file.model, replace(file.update_rule, update_interval=5, online_size=online_size))
+    network = compiled(variant) if backend == "openvino" else file.model
+    tracker = Tracker(network, replace(file.update_rule, update_interval=5, online_size=online_size))
     tracker.start(video[0], Box(*states[0]))
     reports = [tracker.track(frame) for frame in video[1:]]
     assert np.abs(np.array([report.box for report in reports]) - states[1:]).max() < 0.05

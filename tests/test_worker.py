@@ -224,7 +224,7 @@ def test_a_memory_that_could_not_be_made_is_not_held(
 
     front.say(item(1, 1))
     with monkeypatch.context() as patch:
-        patch.setattr(runner._model, "encode", broken)
+        patch.setattr(runner._network, "encode", broken)
         worker.step()
     _, failed, _ = front.hear_all(BatchStarted, Failed, BatchStats)
     assert failed == Failed(1, "RuntimeError: no memory today")

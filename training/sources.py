@@ -14,6 +14,8 @@ from training.view import Layer, View, center_of, moved_box, place, side_of, tur
 
 SMALLEST_STILL = 8.0  # side in pixels; below it a still shows nothing that could be told apart
 SMALLEST_REGION = 14.0
+SMALLEST_IN_PATCH = 16.0  # side in pixels of an object in a small picture,
+PATCH_MARGIN = 3.0  # and what must lie between it and the border, or the border would tell where its box ends
 LARGEST_SHARE = 0.3  # of the picture's shorter side; a larger target leaves its search region mostly empty
 BACKDROP_SIDES = 7.0  # sides of the target that a backdrop reaches across, at least about a search region
 BACKDROP = 0.7  # share of examples whose frame lies on another picture
@@ -46,16 +48,17 @@ class Sources:
                 self._videos[f"{record.shard}/{record.sequence}"].append(record)
             elif record.boxes:
                 self._boxed.extend((record, box) for box in record.boxes if side_of(box) >= SMALLEST_STILL)
+        self._small = [(record, record.boxes[0]) for record in patches if _shows_whole(record)]
         self._boxed_shares = _shares([min(1.0, _room(record) / side_of(box)) for record, box in self._boxed])
         self._video_shares = _shares([len(frames) ** 0.5 for frames in self._videos.values()])
         self._masked = [name for name, frames in self._videos.items() if frames[0].mask]
         self._clutter = Clutter(self.cutout, self.masked_frames(), shards, patches)
         self._draw: dict[str, Callable[[np.random.Generator, int], Triple]] = {
-            "video": self.video, "boxed": self.boxed, "region": self.region, "pasted": self.pasted,
+            "video": self.video, "boxed": self.boxed, "small": self.small, "region": self.region, "pasted": self.pasted,
         }  # fmt: skip
 
     def draw(self, source: str, rng: np.random.Generator, gap: int) -> Triple:
-        """Three views from the named source: video, boxed, region or pasted."""
+        """Three views from the named source: video, boxed, small, region or pasted."""
         return self._draw[source](rng, gap)
 
     def video(self, rng: np.random.Generator, gap: int) -> Triple:
@@ -72,6 +75,12 @@ class Sources:
         del gap
         record, box = self._boxed[rng.choice(len(self._boxed), p=self._boxed_shares)]
         return self._still(self._shards.image(record), box, rng)
+
+    def small(self, rng: np.random.Generator, gap: int) -> Triple:
+        """A small picture with a whole object in it, lying on a larger one: blurred, and of many classes. `gap` is unused."""
+        del gap
+        record, box = self._small[rng.integers(len(self._small))]
+        return self._still(self._shards.image(record), box, rng, backdrop=1.0, clutter=0.5)
 
     def region(self, rng: np.random.Generator, gap: int) -> Triple:
         """Any part of any picture as the target. It has no frames, so `gap` is unused."""
@@ -94,13 +103,15 @@ class Sources:
         """All frames an object can be cut out of."""
         return [record for name in self._masked for record in self._videos[name]]
 
-    def _still(self, image: Image, box: Box, rng: np.random.Generator) -> Triple:
-        return self._finished([_seen(image, box, rng, strength=1.0) for _ in range(3)], rng, clutter=0.25)
+    def _still(
+        self, image: Image, box: Box, rng: np.random.Generator, backdrop: float = BACKDROP, clutter: float = 0.25
+    ) -> Triple:
+        return self._finished([_seen(image, box, rng, strength=1.0) for _ in range(3)], rng, clutter, backdrop)
 
-    def _finished(self, views: list[View], rng: np.random.Generator, clutter: float) -> Triple:
+    def _finished(self, views: list[View], rng: np.random.Generator, clutter: float, backdrop: float = BACKDROP) -> Triple:
         """The three views, most of them on a backdrop: the pictures here are small and their targets large, so that a search
         region reaches far beyond the frame, which it rarely does in a camera's picture. A target must not be what is not black."""
-        if rng.random() < BACKDROP:
+        if rng.random() < backdrop:
             photo = self._photo(rng)
             views = [_on_backdrop(view, photo, rng) for view in views]
         template, online, search = views
@@ -154,6 +165,12 @@ def _cut_to_frame(layer: Layer) -> Layer:
     return (
         layer if layer.mask is not None else Layer(layer.image, layer.placement, np.full(layer.image.shape[:2], 255, np.uint8))
     )
+
+
+def _shows_whole(record: Record) -> bool:
+    box = record.boxes[0]
+    margin = min(box.x, box.y, record.width - box.x - box.width, record.height - box.y - box.height)
+    return margin >= PATCH_MARGIN and side_of(box) >= SMALLEST_IN_PATCH
 
 
 def _room(record: Record) -> float:

@@ -18,7 +18,7 @@ from service.commands.results import FrameRecord, name_targets, record_of_error,
 from service.commands.track import FILE_LIMITS, TrackOutput
 from service.commands.weights import DEFAULT_WEIGHTS
 from service.decode import Payload, decode
-from service.device import choose_device, choose_dtype
+from service.device import choose_device, choose_dtype, choose_network
 from service.errors import BadBox, NonFinitePrediction, ServiceError
 from service.failures import combined, without_answer
 
@@ -41,7 +41,8 @@ class Followers:
 
     def __init__(self, loaded: LoadedModel, rule: UpdateRule, boxes: Mapping[str, Box]) -> None:
         self._boxes = boxes
-        self._trackers = {target_id: Tracker(loaded.model, rule) for target_id in boxes}
+        network = choose_network(loaded.model)
+        self._trackers = {target_id: Tracker(network, rule) for target_id in boxes}
         # What each target's tracker said last.
         self._reports: dict[str, TargetReport] = {}
 

@@ -23,7 +23,7 @@ from model.memory import MemoryPool
 from model.official import CheckpointError
 from service.config import ServeSettings, SettingsError
 from service.cpu import usable_cores
-from service.device import choose_device, choose_dtype
+from service.device import choose_device, choose_dtype, choose_network
 from service.messages import PROTOCOL_VERSION, Hello, TrackItem
 from service.worker.heap import keep_freed_memory
 from service.worker.work import Found, Refused, StepResult, StepTimes, Work, crop_fault
@@ -63,7 +63,8 @@ class Runner:
             loaded = load_model(settings.weights, settings.variant or None, self._device, self._dtype)
         except CheckpointError as error:
             raise SettingsError(str(error)) from error
-        self._model = loaded.model
+        threads = settings.threads or max(1, usable_cores() // len(settings.worker_devices))
+        self._network = choose_network(loaded.model, settings.backend, threads, settings.cache_dir)
         self._config = loaded.model.config
         self._update_rule = loaded.update_rule
         self._sha256 = loaded.sha256
@@ -96,8 +97,8 @@ class Runner:
     def run(self, works: Sequence[Work]) -> StepResult:
         """Encode what has to be encoded, then track everything, in as few passes as the memories allow.
 
-        Where a pass raises, its items are run one by one, so that one bad item fails alone. Where it is for want of memory, in
-        halves, and `max_batch` stays there. Raises RuntimeError where the device itself is lost.
+        Where a pass raises, its items are run one by one, so that one bad item fails alone. Raises RuntimeError where the
+        device itself is lost.
         """
         encodes: list[_Pass] = []
         tracks: list[_Pass] = []
@@ -114,17 +115,6 @@ class Runner:
             outcomes |= zip(indices, found, strict=True)
         in_order = tuple(outcomes[index] for index in range(len(works)))
         return StepResult(in_order, frozenset(refused), _sum(encodes, tracks))
-
-    def shrink(self) -> bool:
-        """Give half of the slots back to the device, and forget all memories. Whether there was anything to give."""
-        if self.slots == 1:
-            return False
-        self.slots //= 2
-        self.max_batch = min(self.max_batch, self.slots)
-        del self._pool  # first, or there is no room for the smaller one
-        self._pool = _pool(self._config, self.slots, self._device, self._dtype)
-        _log.warning("out of memory: %d slots are left", self.slots)
-        return True
 
     def _encode_all(self, works: Sequence[Work], passes: list[_Pass]) -> dict[int, Refused]:
         """Write the memories that are new. Gives the slots that could not be written, with the reason."""
@@ -143,26 +133,17 @@ class Runner:
     ) -> list[Result | Refused]:
         try:
             return list(run(requests))
-        except (RuntimeError, ValueError, MemoryError) as error:  # of these items alone, as long as the device still answers
+        except (RuntimeError, ValueError) as error:  # of these items alone, as long as the device still answers
             _log.warning("a pass of %d failed: %r", len(requests), error)
-            is_for_memory = _is_out_of_memory(error)
-            refused = Refused(f"{type(error).__name__}: {error}", is_for_memory)
-        if self._device.type == "cuda":
-            torch.cuda.empty_cache()
-        self.ping()
-        if len(requests) == 1:
-            return [refused]
-        size = 1
-        if is_for_memory:
-            size = len(requests) // 2
-            self.max_batch = min(self.max_batch, size)
-        parts = (requests[start : start + size] for start in range(0, len(requests), size))
-        return [outcome for part in parts for outcome in self._each(run, part)]
+            self.ping()
+            if len(requests) == 1:
+                return [Refused(f"{type(error).__name__}: {error}")]
+        return [outcome for request in requests for outcome in self._each(run, [request])]
 
     def _encode(self, works: Sequence[Work], passes: list[_Pass]) -> Sequence[None]:
         marks = self._marks()
         crops = self._upload([crop for work in works for crop in work.templates], self._config.template_size)
-        memory = self._model.encode(rearrange(crops, "(b k) h w c -> b k h w c", b=len(works)))
+        memory = self._network.encode(rearrange(crops, "(b k) h w c -> b k h w c", b=len(works)))
         self._pool.write([work.slot for work in works], memory)
         marks("encode")
         passes.append(_Pass(len(works), marks))
@@ -173,7 +154,7 @@ class Runner:
         crops = self._upload([work.search for work in padded], self._config.search_size)
         memory = self._pool.read([work.slot for work in padded])
         marks = self._marks()
-        prediction = self._model.track(crops, memory, marks)
+        prediction = self._network.track(crops, memory, marks)
         boxes: list[list[float]] = prediction.boxes.tolist()
         scores: list[float | None] = [None] * len(padded) if prediction.scores is None else prediction.scores.tolist()
         passes.append(_Pass(len(padded), marks))
@@ -249,11 +230,6 @@ class _DeviceMarks:
         event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
         event.record()
         return event
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    # The allocator of the CPU raises a plain RuntimeError.
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
 
 
 def _sum(encodes: Sequence[_Pass], tracks: Sequence[_Pass]) -> StepTimes:
