@@ -12,6 +12,7 @@
 # make image-locks   the same for the image: deploy/image/*.lock
 # make compose-test  the CPU image built, run by compose and used from outside (COMPOSE_FILES=more.yml is laid over)
 # make gpu-test      the same with the CUDA image on a GPU host
+# make watch-test    a real Prometheus on the real service: every rule and panel has data, every alert that can fires (needs prometheus)
 # make envoy-test    three trackers behind the real Envoy, one drained and one killed under load
 # make deploy-check  what watches and runs the service, by the tools it is for (needs promtool, openssl)
 
@@ -27,7 +28,7 @@ PROTO := mixformer/tracking/v1/tracking
 STUBS := $(addprefix $(PROTO)_,pb2.py pb2.pyi pb2_grpc.py pb2_grpc.pyi)
 CODE := $(wildcard model service training benchmarks deploy tests)
 
-.PHONY: setup demo test soak overload bench train evaluate check stubs-fresh proto lock image-locks compose-test gpu-test envoy-test deploy-check clean
+.PHONY: setup demo test soak overload bench train evaluate check stubs-fresh proto lock image-locks compose-test gpu-test watch-test envoy-test deploy-check clean
 
 setup: $(READY)
 
@@ -101,6 +102,9 @@ compose-test: setup
 
 gpu-test: setup
 	$(BIN)/python deploy/compose_test.py cuda $(COMPOSE_FILES)
+
+watch-test: setup
+	$(BIN)/python deploy/watch_test.py
 
 envoy-test: deploy-check
 	$(BIN)/python deploy/envoy_test.py

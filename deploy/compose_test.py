@@ -9,20 +9,18 @@ import json
 import subprocess
 import sys
 import time
-import urllib.parse
-import urllib.request
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from importlib.metadata import distribution
 from pathlib import Path
 
+from asking import CheckFailed, Prometheus, require
 from demo import BOX, CLIP
 
-SERVER, PROMETHEUS = "127.0.0.1:50051", "http://127.0.0.1:9090"
+SERVER, PROMETHEUS = "127.0.0.1:50051", Prometheus("http://127.0.0.1:9090")
 FILES = {"cpu": ["docker-compose.yml", "deploy/compose.cpu.yml"], "cuda": ["docker-compose.yml"]}
 OUTPUT = Path("build/compose-test")
 MAX_CPU_IMAGE_BYTES = 1.5e9
 START_SECONDS = 300
-SEEN_SECONDS = 60
 GRACE_SECONDS = 25
 KILL_WORKER = """
 import os, pathlib, signal
@@ -30,10 +28,6 @@ for each in pathlib.Path("/proc").glob("[0-9]*/cmdline"):
     if b"service.worker.runner" in each.read_bytes().split(bytes(1)):
         os.kill(int(each.parent.name), signal.SIGKILL)
 """
-
-
-class CheckFailed(Exception):
-    """Something is not as it should be; the message says what."""
 
 
 def run(device: str, overrides: Sequence[str]) -> int:
@@ -86,7 +80,7 @@ def start(compose: Compose, device: str) -> str:
     """Everything up; the tracker has said that it serves, and Prometheus has seen what it runs on."""
     compose("--progress", "quiet", "up", "--detach", "--wait", "--wait-timeout", str(START_SECONDS))
     seen = f'count(mixformer_build_info{{device=~"{device}.*"}})'
-    wait_until(seen, lambda value: value == 1)
+    PROMETHEUS.wait_until(seen, lambda value: value == 1)
     return f"healthy on {device}, scraped"
 
 
@@ -105,21 +99,20 @@ def survive_worker(compose: Compose, device: str) -> str:
     command = [sys.executable, "-m", "service", "loadtest", "--server", SERVER, "--json"]
     command += ["--streams", "2", "--rate", "2", "--duration", "20", "--size", "640x480"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as load:
-        wait_until("sum(mixformer_streams_active)", lambda value: value == 2)
+        PROMETHEUS.wait_until("sum(mixformer_streams_active)", lambda value: value == 2)
         compose("exec", "--no-TTY", "tracker", "python", "-c", KILL_WORKER)
         report = json.loads(load.communicate()[0])
     require(load.returncode == 0, f"the load test says {report}")
-    wait_until("sum(mixformer_worker_restarts_total)", lambda value: value == 1)
+    PROMETHEUS.wait_until("sum(mixformer_worker_restarts_total)", lambda value: value == 1)
     return f"{report['processed']} of {report['due']} frames processed, 1 restart seen"
 
 
 def look_at_rules(compose: Compose, device: str) -> str:
     """Every recording rule has given a figure of the frames above."""
-    with urllib.request.urlopen(f"{PROMETHEUS}/api/v1/rules", timeout=5) as answer:
-        rules = [rule for group in json.load(answer)["data"]["groups"] for rule in group["rules"]]
+    rules = PROMETHEUS.rules()
     recorded = [rule["name"] for rule in rules if rule["type"] == "recording"]
     for name in recorded:
-        wait_until(f"count({name})", lambda value: value is not None)
+        PROMETHEUS.wait_until(f"count({name})", lambda value: value is not None)
     return f"{len(recorded)} recorded figures, {len(rules) - len(recorded)} alerts loaded"
 
 
@@ -137,31 +130,6 @@ def stop(compose: Compose, device: str) -> str:
     seconds, status = time.monotonic() - began_at, compose.inspect("{{.State.ExitCode}}")
     require(status == "0" and seconds < GRACE_SECONDS, f"status {status} after {seconds:.1f} s")
     return f"status {status} after {seconds:.1f} s"
-
-
-def wait_until(query: str, is_met: Callable[[float | None], bool]) -> None:
-    """Ask Prometheus until its answer (None: it has none yet) will do. Raises CheckFailed."""
-    deadline = time.monotonic() + SEEN_SECONDS
-    while not is_met(value := ask(query)):
-        require(time.monotonic() < deadline, f"{query} is {value} after {SEEN_SECONDS} s")
-        time.sleep(0.5)
-
-
-def ask(query: str) -> float | None:
-    """The one value of a query at this moment."""
-    url = f"{PROMETHEUS}/api/v1/query?{urllib.parse.urlencode({'query': query})}"
-    try:
-        with urllib.request.urlopen(url, timeout=5) as answer:
-            found = json.load(answer)["data"]["result"]
-    except OSError:  # it is still starting
-        return None
-    return float(found[0]["value"][1]) if found else None
-
-
-def require(is_met: bool, message: str) -> None:
-    """Raises CheckFailed with the message."""
-    if not is_met:
-        raise CheckFailed(message)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,170 @@
+"""`make watch-test`: a real Prometheus scrapes the real service, and every rule, alert and panel is tried on what it sees.
+
+Loads the service, asks everything that the recording rules and the dashboards ask, then breaks it until the alerts fire that can
+within minutes: a device that does not answer, a worker that stays dead, one that dies again and again, a service that is gone.
+Needs `prometheus` (Debian's package has it).
+"""
+
+import asyncio
+import json
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import psutil
+import yaml
+from asking import CheckFailed, Prometheus, require
+from serving import Serving, free_ports, serving
+
+from mixformer.tracking.v1 import tracking_pb2 as pb
+from service.client import TrackingClient, to_frame
+from service.client_session import ClientSession
+
+OUTPUT = Path("build/watch-test")
+FOLDER = Path("deploy/prometheus")
+DASHBOARDS = sorted(Path("deploy/grafana/dashboards").glob("*.json"))
+# Few slots, so that they run short: eight sessions want eight memories, and more with every renewed template.
+FLAGS = ("--device", "cpu", "--threads", "1", "--slots", "6", "--max-worker-restarts", "100", "--log-level", "warning")
+STREAMS = 8
+ALERT_SECONDS = 120.0
+DEATHS = 3
+# Figures that only a network of several stages has.
+NEEDS_STAGES = 'stage!="all"'
+
+
+def run() -> int:
+    """All steps, one line each. The exit code."""
+    OUTPUT.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as stack:
+        served = stack.enter_context(serving(OUTPUT / "server.log", *FLAGS))
+        prometheus = stack.enter_context(scraping(served.metrics))
+        try:
+            for step in (load, ask_rules, ask_dashboards, stall, stay_dead, die_again_and_again, go):
+                began_at = time.monotonic()
+                print(f"{step.__name__}: {step(served, prometheus)} ({time.monotonic() - began_at:.1f} s)", flush=True)
+        except (CheckFailed, subprocess.CalledProcessError) as error:
+            print(f"FAILED: {error}")
+            return 1
+    return 0
+
+
+@contextmanager
+def scraping(target: str) -> Iterator[Prometheus]:
+    """A Prometheus with the configuration and rules as they are, but for the address, and a look every second."""
+    config = yaml.safe_load((FOLDER / "prometheus.yml").read_text())
+    config["global"] = {"scrape_interval": "1s", "evaluation_interval": "1s"}
+    config["rule_files"] = [str((FOLDER / "rules" / "*.yml").resolve())]
+    (job,) = (each for each in config["scrape_configs"] if each["job_name"] == "mixformer")
+    job["static_configs"] = [{"targets": [target]}]
+    config["scrape_configs"] = [job]
+    path, (port,) = OUTPUT / "prometheus.yml", free_ports(1)
+    path.write_text(yaml.safe_dump(config))
+    with tempfile.TemporaryDirectory() as data, (OUTPUT / "prometheus.log").open("wb") as log:
+        where = [f"--config.file={path}", f"--storage.tsdb.path={data}", f"--web.listen-address=127.0.0.1:{port}"]
+        with subprocess.Popen(["prometheus", *where], stdout=log, stderr=log) as process:
+            try:
+                yield Prometheus(f"http://127.0.0.1:{port}")
+            finally:
+                process.terminate()
+
+
+def load(served: Serving, prometheus: Prometheus) -> str:
+    """Frames of every outcome: more than the device can do, so that some are dropped, for longer than a rate looks back."""
+    prometheus.wait_until('up{job="mixformer"}', lambda value: value == 1)
+    command = [sys.executable, "-m", "service", "loadtest", "--server", served.server, "--json", "--policy", "drop-oldest"]
+    command += ["--streams", str(STREAMS), "--rate", "15", "--duration", "20", "--size", "640x480"]
+    report = json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=False).stdout)
+    require(report["dropped"] > 0 and not report["unanswered"], f"the load test says {report}")
+    require(
+        asyncio.run(send_no_picture(served.server)) == pb.FRAME_OUTCOME_REJECTED, "bytes that are no picture are not rejected"
+    )
+    return f"{report['processed']} frames processed, {report['dropped']} dropped"
+
+
+async def send_no_picture(server: str) -> int:
+    """What becomes of a frame that is none."""
+    async with TrackingClient(server) as client, ClientSession(client, pb.SessionOptions()) as session:
+        await session.send(to_frame(0, b"no picture"), [])
+        return (await session.receive()).outcome
+
+
+def ask_rules(served: Serving, prometheus: Prometheus) -> str:
+    """Every recording rule has given a figure, and no rule has failed."""
+    rules = prometheus.rules()
+    recorded = [rule["name"] for rule in rules if rule["type"] == "recording"]
+    for name in recorded:
+        prometheus.wait_until(f"count({name})", lambda value: value is not None)
+    broken = [rule["name"] for rule in prometheus.rules() if rule["health"] != "ok"]
+    require(not broken, f"rules that fail: {broken}")
+    return f"{len(recorded)} recorded figures, {len(rules) - len(recorded)} alerts evaluated"
+
+
+def ask_dashboards(served: Serving, prometheus: Prometheus) -> str:
+    """Every query of a panel finds what it asks for."""
+    asked = [
+        (panel["title"], target["expr"].replace("$instance", ".*").replace("$__rate_interval", "1m"))
+        for path in DASHBOARDS
+        for panel in json.loads(path.read_text())["panels"]
+        for target in panel.get("targets", [])
+    ]
+    empty = [title for title, query in asked if NEEDS_STAGES not in query and not prometheus.series(query)]
+    require(not empty, f"panels without data: {empty}")
+    missing = {name for _, query in asked for name in re.findall(r"[a-z_:]*mixformer_[a-z0-9_:]+", query)} - prometheus.names()
+    require(not missing, f"not in the scrape: {missing}")
+    return f"{len(asked)} queries of {len(DASHBOARDS)} dashboards have data"
+
+
+def stall(served: Serving, prometheus: Prometheus) -> str:
+    """A worker that is there and does not answer; its parent, which would end it after some seconds, is held as well."""
+    with held(served.parent.pid), held(served.worker().pid):
+        return fired(prometheus, "MixformerWorkerStalled")
+
+
+def stay_dead(served: Serving, prometheus: Prometheus) -> str:
+    """A worker that dies while its parent cannot start another one."""
+    with held(served.parent.pid):
+        served.worker().kill()
+        return fired(prometheus, "MixformerWorkerDown")
+
+
+def die_again_and_again(served: Serving, prometheus: Prometheus) -> str:
+    """A worker that is killed as soon as the figures say that it is back."""
+    for _ in range(DEATHS):
+        restarts = prometheus.ask("sum(mixformer_worker_restarts_total)") or 0.0
+        prometheus.wait_until("min(mixformer_worker_up)", lambda value: value == 1)
+        served.worker().kill()
+        prometheus.wait_until(f"sum(mixformer_worker_restarts_total) > {restarts}", bool)
+    return fired(prometheus, "MixformerWorkerRestartLoop")
+
+
+def go(served: Serving, prometheus: Prometheus) -> str:
+    """The whole service ends."""
+    served.parent.send_signal(signal.SIGTERM)
+    return fired(prometheus, "MixformerDown")
+
+
+@contextmanager
+def held(pid: int) -> Iterator[None]:
+    """A process that stands still meanwhile."""
+    process = psutil.Process(pid)
+    process.suspend()
+    try:
+        yield
+    finally:
+        process.resume()
+
+
+def fired(prometheus: Prometheus, alert: str) -> str:
+    """The alert's name, once it fires."""
+    prometheus.wait_until(f'count(ALERTS{{alertname="{alert}", alertstate="firing"}})', bool, ALERT_SECONDS)
+    return f"{alert} fires"
+
+
+if __name__ == "__main__":
+    sys.exit(run())
