@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import arithmetic, decoding, service, sessions, speedup
+from benchmarks import arithmetic, decoding, service, sessions, speedup, watching
 from benchmarks.timing import CLOCKS, Figure, Options
 from service.cpu import usable_cores
 
@@ -19,6 +19,7 @@ BENCHMARKS: dict[str, Callable[[Options], dict[str, Figure]]] = {
     "sessions": sessions.measure,
     "service": service.measure,
     "decoding": decoding.measure,
+    "watching": watching.measure,
 }
 LATEST = Path(__file__).parent / "latest.json"
 

@@ -6,30 +6,23 @@ Rounds of both sides take turns. Set OMP_WAIT_POLICY=passive, as the parent does
 """
 
 import asyncio
-import os
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
-from typing import NamedTuple
 
 import psutil
 
+from benchmarks.load import ROUND_SECONDS, WARM_UP_FRAMES, Load, Round, running_child, running_front
 from benchmarks.timing import Figure, Options
-from mixformer.tracking.v1 import tracking_pb2 as pb
 from model.config import UpdateRule
 from model.target import Target
-from service.client import TrackingClient, to_frame
-from service.client_session import ClientSession
 from service.commands.clip import Clip, made_up_clip
 from service.commands.weights import DEFAULT_WEIGHTS
 from service.config import Limits, ServeSettings
-from service.cpu import usable_cores
 from service.decode import decode
 from service.front.front import model_config
 from service.worker.runner import Runner
@@ -38,24 +31,6 @@ from service.worker.work import Found, Work
 # The target's search window reaches so low in these frames that all of each is decoded, as `_decode_ms` does.
 WIDTH, HEIGHT = 640, 360
 SESSIONS = {"one": 1, "eight": 8}
-ROUND_SECONDS = 2.0
-WARM_UP_FRAMES = 3
-# Frames that a camera sends before it waits for a result: as many as the service takes in.
-FRAMES_AHEAD = 4
-
-
-class Round(NamedTuple):
-    """What one round of the service took; CPU seconds of the client and of the front."""
-
-    frames: int
-    seconds: float
-    client_cpu: float
-    front_cpu: float
-
-    @property
-    def rate(self) -> float:
-        """Frames per second, had the client not used the same cores."""
-        return self.frames / (self.seconds - self.client_cpu / usable_cores())
 
 
 def measure(options: Options) -> dict[str, Figure]:
@@ -73,7 +48,7 @@ def measure(options: Options) -> dict[str, Figure]:
             served = []
             for _ in range(options.repeats):
                 alone.append(_in_process_rate(sessions, clip, runner))
-                served.append(asyncio.run(_Load(clip, address, front).run(sessions)))
+                served.append(asyncio.run(Load(clip, address, front).run(sessions)))
             shares[f"service_share_of_in_process_{name}"] = _share(alone, served)
     decode_ms = _decode_ms(clip)
     return {
@@ -124,52 +99,6 @@ def _templates(target: Target) -> tuple[bytes, ...]:
     return tuple(crop.tobytes() for crop in target.templates)
 
 
-@dataclass
-class _Load:
-    """Cameras that send as fast as they are answered."""
-
-    clip: Clip
-    address: str
-    front: psutil.Process
-    frames: int = 0
-    is_over: bool = False
-
-    async def run(self, sessions: int) -> Round:
-        """One round, counted once every camera has some answers."""
-        async with asyncio.TaskGroup() as cameras:
-            for _ in range(sessions):
-                cameras.create_task(self._camera())
-            while self.frames < WARM_UP_FRAMES * sessions:
-                await asyncio.sleep(0.01)
-            started, before = time.perf_counter(), self._now()
-            await asyncio.sleep(ROUND_SECONDS)
-            seconds, after = time.perf_counter() - started, self._now()
-            self.is_over = True
-        return Round(
-            after.frames - before.frames, seconds, after.client_cpu - before.client_cpu, after.front_cpu - before.front_cpu
-        )
-
-    async def _camera(self) -> None:
-        start = [pb.TargetCommand(initialize=pb.BoundingBox(**self.clip.box._asdict()))]
-        sent = received = 0
-        async with TrackingClient(self.address) as client, ClientSession(client, pb.SessionOptions(), 0) as stream:
-            while not self.is_over or received < sent:
-                while not self.is_over and sent < received + FRAMES_AHEAD:
-                    await stream.send(to_frame(sent, self.clip.frame(sent)), [] if sent else start)
-                    sent += 1
-                await stream.receive()
-                received += 1
-                self.frames += 1
-
-    def _now(self) -> Round:
-        return Round(self.frames, 0.0, _cpu_seconds(psutil.Process()), _cpu_seconds(self.front))
-
-
-def _cpu_seconds(process: psutil.Process) -> float:
-    times = process.cpu_times()
-    return times.user + times.system
-
-
 def _decode_ms(clip: Clip) -> float:
     """CPU time of decoding one frame, median over the clip."""
     seconds = []
@@ -182,25 +111,6 @@ def _decode_ms(clip: Clip) -> float:
 
 @contextmanager
 def _processes(settings: ServeSettings, folder: Path) -> Iterator[tuple[str, psutil.Process]]:
-    """A worker and a front as the parent starts them; gives the front's address, and the front."""
     settings = replace(settings, worker_socket=str(folder / "worker.sock"), log_level="warning")
-    with _child("service.worker.runner", settings), _child("service.front.frontend", settings) as front:
-        assert front.stdout is not None
-        word, _, address = front.stdout.readline().decode().strip().partition(" ")
-        if word != "READY":
-            raise RuntimeError("the front did not start")
-        yield address, psutil.Process(front.pid)
-
-
-@contextmanager
-def _child(module: str, settings: ServeSettings) -> Iterator["subprocess.Popen[bytes]"]:
-    environment = {"OMP_WAIT_POLICY": "passive", **os.environ}
-    command = [sys.executable, "-m", module]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment) as child:
-        assert child.stdin is not None
-        child.stdin.write(settings.to_json() + b"\n")
-        child.stdin.flush()
-        try:
-            yield child
-        finally:
-            child.terminate()
+    with running_child("service.worker.runner", settings), running_front(settings) as front:
+        yield front

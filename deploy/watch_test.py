@@ -136,8 +136,8 @@ def stay_dead(served: Serving, prometheus: Prometheus) -> str:
 def die_again_and_again(served: Serving, prometheus: Prometheus) -> str:
     """A worker that is killed as soon as the figures say that it is back."""
     for _ in range(DEATHS):
-        restarts = prometheus.ask("sum(mixformer_worker_restarts_total)") or 0.0
         prometheus.wait_until("min(mixformer_worker_up)", lambda value: value == 1)
+        restarts = prometheus.ask("sum(mixformer_worker_restarts_total)") or 0.0
         served.worker().kill()
         prometheus.wait_until(f"sum(mixformer_worker_restarts_total) > {restarts}", bool)
     return fired(prometheus, "MixformerWorkerRestartLoop")
