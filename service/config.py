@@ -45,6 +45,17 @@ def is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
+def check_store(text: str) -> None:
+    """Raises ValueError where `text` is neither empty nor the URL of a store."""
+    if not text:
+        return
+    scheme, _, rest = text.partition("://")
+    if scheme not in ("redis", "rediss", "unix") or not rest:
+        raise ValueError("expected a redis://, rediss:// or unix:// URL")
+    if ":" in rest.rpartition("@")[0] or "password=" in rest:
+        raise ValueError("a password does not belong in it: see store_password_file")
+
+
 @dataclass(frozen=True)
 class Limits:
     """What one client, or all together, may ask for. `GetServerInfo` publishes those that a client can keep to."""
@@ -55,6 +66,8 @@ class Limits:
     max_targets_per_session: Annotated[int, Meta(ge=1, le=1024, description="targets a session may follow at once")] = 16
     max_sessions: Annotated[int, Meta(ge=1, le=1_000_000, description="sessions that may exist at once")] = 1000
     max_streams: Annotated[int, Meta(ge=1, le=1_000_000, description="streams that may be open at once")] = 500
+    # Below the 4 MiB that gRPC's clients take unless told otherwise.
+    max_resume_token_bytes: Annotated[int, Meta(ge=1024, le=64 * MIB, description="largest resume token, in bytes")] = 3 * MIB
     decoded_bytes_budget: Annotated[
         int, Meta(ge=1, le=2**40, description="bytes of decoded frames held at once, all together")
     ] = 1024 * MIB  # fmt: skip
@@ -136,6 +149,25 @@ class ServeSettings:
     max_idle_timeout_seconds: Annotated[
         float, Meta(gt=0, le=YEAR_SECONDS, description="the longest idle timeout a client may ask for")
     ] = 3600.0  # fmt: skip
+    token_keys: Annotated[
+        str, Meta(description="file of the keys that resume tokens are sealed with; empty means that none are given")
+    ] = ""  # fmt: skip
+    token_interval_seconds: Annotated[
+        float, Meta(ge=0, le=3600, description="time between two resume tokens of a session whose templates stay the same")
+    ] = 5.0  # fmt: skip
+    store: Annotated[
+        str, Meta(description="redis://, rediss:// or unix:// URL where sessions are kept; empty means in this process alone")
+    ] = ""  # fmt: skip
+    store_password_file: Annotated[str, Meta(description="file that holds the password of the store")] = ""
+    store_interval_seconds: Annotated[
+        float, Meta(ge=0.01, le=3600, description="a session is written to the store this often, while it has frames")
+    ] = 1.0  # fmt: skip
+    store_interval_frames: Annotated[
+        int, Meta(ge=1, le=1_000_000, description="and sooner after this many frames: what a session can lose at most")
+    ] = 30  # fmt: skip
+    store_timeout_seconds: Annotated[
+        float, Meta(ge=0.01, le=60, description="longest wait for the store when a session is opened by its id")
+    ] = 0.5  # fmt: skip
     log_level: Annotated[Literal["debug", "info", "warning", "error"], Meta(description="least level that is logged")] = "info"
     log_format: Annotated[Literal["text", "json"], Meta(description="one event a line, for people or for machines")] = "text"
     run_dir: Annotated[str, Meta(description="folder for the worker's socket; empty means a private temporary one")] = ""

@@ -115,10 +115,59 @@ class SessionBusy(ServiceError):
 
 
 class SessionTakenOver(ServiceError):
-    """Another stream was opened on this session; this one is over."""
+    """Another stream, here or on another server, was opened on this session; this one is over."""
 
     code = grpc.StatusCode.ABORTED
     reason = "SESSION_TAKEN_OVER"
+
+
+class ResumeTokenInvalid(ServiceError):
+    """The bytes are no token of ours, were changed, are sealed with a key we do not have, or are of another session."""
+
+    code = grpc.StatusCode.INVALID_ARGUMENT
+    reason = "RESUME_TOKEN_INVALID"
+
+
+class ResumeTokenTooLarge(ServiceError):
+    """The token is over `max_resume_token_bytes`."""
+
+    code = grpc.StatusCode.INVALID_ARGUMENT
+    reason = "RESUME_TOKEN_TOO_LARGE"
+
+
+class ResumeTokenVersion(ServiceError):
+    """The token's layout is of another release."""
+
+    code = grpc.StatusCode.FAILED_PRECONDITION
+    reason = "RESUME_TOKEN_VERSION"
+
+
+class ResumeTokenMismatch(ServiceError):
+    """The token is good, but of another network, or of more targets than this server follows."""
+
+    code = grpc.StatusCode.FAILED_PRECONDITION
+    reason = "RESUME_TOKEN_MISMATCH"
+
+
+class ResumeTokenForeign(ServiceError):
+    """The token was given to another client."""
+
+    code = grpc.StatusCode.PERMISSION_DENIED
+    reason = "RESUME_TOKEN_FOREIGN"
+
+
+class ResumeTokensOff(ServiceError):
+    """This server has no keys for tokens."""
+
+    code = grpc.StatusCode.FAILED_PRECONDITION
+    reason = "RESUME_TOKENS_OFF"
+
+
+class StoreUnavailable(ServiceError):
+    """The session may be in the store, which does not answer."""
+
+    code = grpc.StatusCode.UNAVAILABLE
+    reason = "STORE_UNAVAILABLE"
 
 
 class TooManySessions(ServiceError):

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, get_args, get_type_hints
 import msgspec
 from msgspec import Meta
 
-from service.config import Limits, ServeSettings, SettingsError, parse_address
+from service.config import Limits, ServeSettings, SettingsError, check_store, parse_address
 
 ENVIRONMENT_PREFIX = "MIXFORMER_"
 
@@ -55,7 +55,9 @@ SETTINGS: dict[str, Setting] = {
 # Whoever is on the machine sees command lines.
 FLAGS = {name: setting for name, setting in SETTINGS.items() if not setting.is_secret}
 
-_CHECKS: dict[str, Callable[[str], object]] = {"listen": parse_address, "metrics": parse_address}
+_CHECKS: dict[str, Callable[[str], object]] = {"listen": parse_address, "metrics": parse_address, "store": check_store}
+# A password in a URL is not repeated.
+_CREDENTIALS = re.compile(r"//[^/@]*@|password=[^&]*")
 
 # Kubernetes puts such variables into every container for a Service whose name starts with "mixformer".
 _SERVICE_LINK = re.compile(r"MIXFORMER(_\w+)?_(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_(TCP|UDP|SCTP)(_\w+)?)?)")
@@ -126,7 +128,8 @@ def _convert(name: str, value: object, source: str) -> Any:
         if name in _CHECKS:
             _CHECKS[name](converted)
     except ValueError as error:
-        raise SettingsError(f"{name}={value!r} ({source}): {error}") from error
+        shown = _CREDENTIALS.sub("***", repr(value))
+        raise SettingsError(f"{name}={shown} ({source}): {error}") from error
     return converted
 
 

@@ -18,10 +18,9 @@ from service.front.convert import result_message
 from service.front.engine import Answer, MemorySource
 from service.front.fleet import Owner
 from service.front.frames import Action, Command, Frame
-from service.front.front import Front, model_config
+from service.front.front import Front, assemble, model_config
 from service.front.metrics import Metrics
 from service.front.session import Clock, Session
-from service.front.sessions import SessionTable
 from service.front.step import FrameTracker
 from service.front.tokens import Tokens
 from service.messages import PROTOCOL_VERSION, Hello
@@ -105,6 +104,12 @@ class Bench:
         """A new session."""
         return self.front.table.create(client, session_id, self.front.options(options or pb.SessionOptions()))
 
+    def found(self, session_id: str, client: str = "address:local") -> Session:
+        """A session that is there; `client` is by default whoever calls from this machine."""
+        session = self.front.table.get(client, session_id)
+        assert session is not None
+        return session
+
     async def track(self, session: Session, number: int, *commands: Command, **others: object) -> pb.FrameResult:
         """One frame through its session; the result as the client gets it."""
         frame = self.frame(number, *commands, **others)
@@ -124,15 +129,11 @@ GOOD = encoded(scene())
 def bench(limits: Limits = Limits(), room: int = 1000, **settings: object) -> Bench:  # noqa: B008
     """A front over a fake engine, with room for so many targets on its device, and a fake clock."""
     engine, time, metrics = FakeEngine(), FakeTime(), Metrics()
-    clock = time.clock
-    table = SessionTable(limits, engine.release, clock)
-    pool = DecodePool(limits, 2, 5.0)
-    admission = Admission(room, clock.monotonic)
-    tracker = FrameTracker(engine, admission, pool, model_config(HELLO), limits, metrics, clock)
     given = ServeSettings(limits=limits, **settings)  # type: ignore[arg-type]
-    return Bench(
-        Front(given, "1.2.3", HELLO, table, tracker, metrics, clock, Callers(Tokens(given))), engine, time, metrics, pool
-    )
+    pool = DecodePool(limits, 2, 5.0)
+    tracker = FrameTracker(engine, Admission(room, time), pool, model_config(HELLO), limits, metrics, time.clock)
+    front = assemble(given, "1.2.3", HELLO, tracker, engine.release, metrics, time.clock, Callers(Tokens(given)))
+    return Bench(front, engine, time, metrics, pool)
 
 
 def start(target_id: str = "", box: Box = BOX) -> Command:

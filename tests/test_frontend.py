@@ -273,7 +273,6 @@ async def test_a_client_that_vanishes_leaves_its_session_for_the_next_stream(ser
     "first",
     [
         pb.TrackStreamRequest(frame=pb.Frame(encoded=GOOD)),
-        pb.TrackStreamRequest(config=pb.StreamConfig(resume_token=b"token")),
         pb.TrackStreamRequest(config=pb.StreamConfig(session_id="x" * 200)),
     ],
 )
@@ -327,7 +326,7 @@ async def test_a_message_with_commands_but_without_a_frame_is_answered(service: 
 
 async def test_single_frames_are_tracked_in_the_order_they_came(service: Service) -> None:
     await service.track("cam", 0, START)
-    session = service.bench.front.table.find("address:local", "cam")
+    session = service.bench.found("cam")
     service.engine.gate.clear()
     calls: list[asyncio.Future[pb.FrameResult]] = []
     for number in range(1, 5):
@@ -368,7 +367,7 @@ async def test_a_frame_that_has_come_keeps_its_session_though_it_waits_to_be_dec
 ) -> None:
     room = room_for_decoding(service, monkeypatch)
     call = await service.open(session_id="cam")
-    session = service.bench.front.table.find("address:local", "cam")
+    session = service.bench.found("cam")
     service.bench.time.now += 299
     await send(call, 0, START)
     await until(lambda: session.idle_seconds_left == 300)
@@ -385,7 +384,7 @@ async def test_a_session_outlives_the_refused_frame_that_began_it_where_others_h
     begin = pb.TrackRequest(session_id="cam", frame=pb.Frame(encoded=b"bad"), targets=[START])
     refused = asyncio.ensure_future(service.stub.Track(begin))
     await until(lambda: len(service.bench.front.table) == 1)
-    session = service.bench.front.table.find("address:local", "cam")
+    session = service.bench.found("cam")
     joined = asyncio.ensure_future(service.track("cam", 1, START))
     await until(lambda: session._queued == 2)
     room.set()
@@ -407,9 +406,14 @@ async def test_a_session_without_a_name_gets_one(service: Service) -> None:
     assert (await service.track(answer.session_id, 1)).outcome == PROCESSED
 
 
-async def test_a_resume_token_is_refused_not_ignored(service: Service) -> None:
+async def test_a_resume_token_is_refused_not_ignored_where_there_are_no_keys(service: Service) -> None:
     call = service.stub.Track(pb.TrackRequest(resume_token=b"token", frame=pb.Frame(encoded=GOOD), targets=[START]))
-    assert await reason(call) == (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_REQUEST")
+    assert await reason(call) == (grpc.StatusCode.FAILED_PRECONDITION, "RESUME_TOKENS_OFF")
+    granted = await service.open(options=pb.SessionOptions(return_resume_token=True))
+    await send(granted, 0, START)
+    await result(granted)
+    await granted.done_writing()
+    assert await granted.read() is aio.EOF
 
 
 async def test_a_single_frame_finds_a_session_busy_while_a_stream_has_it(service: Service) -> None:

@@ -12,9 +12,8 @@ def test_a_client_finds_only_its_own_sessions() -> None:
     mine = given.session("cam", client="me")
     theirs = given.session("cam", client="them")
     table = given.front.table
-    assert (table.find("me", "cam"), table.find("them", "cam")) == (mine, theirs)
-    with pytest.raises(SessionNotFound, match="'cam'"):
-        table.find("stranger", "cam")
+    assert (table.get("me", "cam"), table.get("them", "cam")) == (mine, theirs)
+    assert table.get("stranger", "cam") is None
 
 
 def test_ids_that_the_server_chooses_are_long_and_different() -> None:

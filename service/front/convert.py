@@ -10,7 +10,7 @@ from service.decode import Payload, RawImage
 from service.errors import ServiceError
 from service.front.frames import Action, Command, Frame, FrameResult
 from service.front.options import options_message
-from service.front.session import Session
+from service.front.session import SessionState
 from service.front.targets import MAX_COMMANDS
 from service.front.times import duration, seconds_of, timestamp
 
@@ -29,18 +29,18 @@ def frame_of(frame: pb.Frame, commands: Sequence[pb.TargetCommand], arrived_at: 
     )  # fmt: skip
 
 
-def session_message(session: Session) -> pb.Session:
-    """A session as clients see it."""
-    last = session.last_frame_at
+def session_message(state: SessionState, expires_at: float) -> pb.Session:
+    """A session as clients see it; `expires_at` is unix seconds."""
+    last = state.last_frame_at
     return pb.Session(
-        session_id=session.session_id,
-        options=options_message(session.options),
-        create_time=timestamp(session.created_at),
+        session_id=state.session_id,
+        options=options_message(state.options),
+        create_time=timestamp(state.created_at),
         last_frame_time=None if last is None else timestamp(last),
-        expire_time=timestamp(session.expires_at),
-        last_frame_number=session.last_frame_number,
-        epoch=session.epoch,
-        targets=[_target(name, target.report) for name, target in session.targets.items()],
+        expire_time=timestamp(expires_at),
+        last_frame_number=state.last_frame_number,
+        epoch=state.epoch,
+        targets=[_target(name, target.report) for name, target in state.targets.items()],
     )
 
 

@@ -1,6 +1,7 @@
 """What all calls of a front work with."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import msgspec
@@ -8,11 +9,15 @@ import msgspec
 from mixformer.tracking.v1 import tracking_pb2 as pb
 from model.config import VARIANTS, ModelConfig, UpdateRule
 from service.config import ServeSettings
+from service.front.backing import Backing, backing_of, keys_of
 from service.front.caller import Callers
+from service.front.finder import Finder
 from service.front.metrics import Metrics
 from service.front.options import SessionOptions, options_of
+from service.front.resume_tokens import ResumeTokens
 from service.front.session import Clock
-from service.front.sessions import SessionTable
+from service.front.sessions import SessionTable, unkept
+from service.front.snapshot import Snapshots
 from service.front.step import FrameTracker
 from service.messages import Hello
 
@@ -26,6 +31,9 @@ class Front:
     hello: Hello
     table: SessionTable
     tracker: FrameTracker
+    resume_tokens: ResumeTokens
+    finder: Finder
+    backing: Backing | None
     metrics: Metrics
     clock: Clock
     callers: Callers
@@ -37,7 +45,29 @@ class Front:
             search_factor=self.hello.search_factor,
             idle_timeout_seconds=self.settings.idle_timeout_seconds,
         )
-        return options_of(message, default, self.settings.max_idle_timeout_seconds)
+        granted = options_of(message, default, self.settings.max_idle_timeout_seconds)
+        return replace(granted, return_resume_token=granted.return_resume_token and self.resume_tokens.are_given)
+
+
+def assemble(
+    settings: ServeSettings,
+    version: str,
+    hello: Hello,
+    tracker: FrameTracker,
+    release: Callable[[bytes], None],
+    metrics: Metrics,
+    clock: Clock,
+    callers: Callers,
+) -> Front:
+    """A front for a worker that said `hello`; `release` is told every memory key that is done with. Raises SettingsError."""
+    limits = settings.limits
+    snapshots = Snapshots(model_config(hello), limits.max_targets_per_session)
+    keys, interval = keys_of(settings), settings.token_interval_seconds
+    tokens = ResumeTokens(keys, snapshots, limits.max_resume_token_bytes, interval, metrics.kept, clock)
+    backing = backing_of(settings, snapshots, metrics.kept)
+    table = SessionTable(limits, release, clock, backing.journal.note if backing else unkept)
+    finder = Finder(table, tracker, tokens, backing, settings.max_idle_timeout_seconds, metrics.kept)
+    return Front(settings, version, hello, table, tracker, tokens, finder, backing, metrics, clock, callers)
 
 
 def model_config(hello: Hello) -> ModelConfig:

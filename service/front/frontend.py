@@ -28,7 +28,7 @@ from service.front.admission import Admission
 from service.front.budget import DecodePool
 from service.front.caller import Callers
 from service.front.fleet import Fleet
-from service.front.front import Front, model_config, room
+from service.front.front import Front, assemble, model_config, room
 from service.front.hello import WorkerChanged
 from service.front.listener import StartError, listen, load_tokens
 from service.front.metrics import Metrics
@@ -54,6 +54,8 @@ LIVE = "live"
 _SWEEP_SECONDS = 1.0
 _HEALTH_SECONDS = 0.25
 _STOP_SECONDS = 1.0
+# For the store, where the streams took all of the grace.
+_LAST_WRITE_SECONDS = 1.0
 _MAX_DECODE_THREADS = 8
 
 _log = logging.getLogger(__name__)
@@ -110,10 +112,9 @@ def _assemble(settings: ServeSettings, fleet: Fleet, hello: Hello, tokens: Token
         raise StartError(f"worker runs what this front does not know: {error}") from error
     pool = DecodePool(settings.limits, min(usable_cores(), _MAX_DECODE_THREADS), settings.worker_timeout_seconds)
     release = version(_DISTRIBUTION)
-    table = SessionTable(settings.limits, fleet.release, clock)
     admission = Admission(room(settings, hello), clock.monotonic)
     tracker = FrameTracker(fleet, admission, pool, model, settings.limits, metrics, clock, _traces(settings, release))
-    return Front(settings, release, hello, table, tracker, metrics, clock, Callers(tokens))
+    return assemble(settings, release, hello, tracker, fleet.release, metrics, clock, Callers(tokens))
 
 
 async def _run(front: Front, server: aio.Server, fleet: Fleet, stopping: asyncio.Event, announce: Callable[[], None]) -> None:
@@ -127,7 +128,9 @@ async def _run(front: Front, server: aio.Server, fleet: Fleet, stopping: asyncio
     await server.start()
     try:
         async with asyncio.TaskGroup() as keepers:
-            each = (_sweep(front.table), _watch(fleet, states, announce), _measure(front, servicer))
+            each = [_sweep(front.table), _watch(fleet, states, announce), _measure(front, servicer)]
+            if front.backing is not None:
+                each.append(front.backing.journal.run(front.table.end_soon))
             tasks = [keepers.create_task(work) for work in each]
             await _unless_stopped(fleet.keep(), stopping)
             for task in tasks:
@@ -136,10 +139,16 @@ async def _run(front: Front, server: aio.Server, fleet: Fleet, stopping: asyncio
         raise group.exceptions[0] from None
     finally:
         await _tell(states, is_ready=False)
+        ends_at = front.clock.monotonic() + front.settings.grace_seconds
         await servicer.drain(front.settings.grace_seconds)
+        if front.backing is not None:
+            seconds = max(ends_at - front.clock.monotonic(), _LAST_WRITE_SECONDS)
+            await front.backing.journal.flush(seconds, front.table.end_soon)
         await server.stop(_STOP_SECONDS)
         await front.table.wait_closed()
         front.tracker.close()
+        if front.backing is not None:
+            await front.backing.store.close()
 
 
 async def _unless_stopped(work: Awaitable[T], stopping: asyncio.Event) -> T | None:

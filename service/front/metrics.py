@@ -10,6 +10,7 @@ from service.config import Address
 from service.front.engine import EngineObserver
 from service.front.frames import FrameResult, Outcome
 from service.front.instruments import counter, counters, gauge, histogram
+from service.front.session_metrics import SessionMetrics
 from service.front.worker_metrics import WorkerMetrics
 
 
@@ -33,6 +34,7 @@ class Metrics:
         self._rejections = counter(registry, "rejections_total", "Frames answered as rejected", ("reason",))
         self._targets = counters(registry, "targets_total", "Target results", "status", [each.name for each in TargetStatus])
         self._updates = counter(registry, "template_updates_total", "Templates set or renewed")
+        self.kept = SessionMetrics(registry)
         self._sessions = gauge(registry, "sessions_active", "Sessions that exist", "livesum")
         self._streams = gauge(registry, "streams_active", "Streams that are open", "livesum")
         self._cpu = counter(registry, "front_cpu_seconds_total", "CPU time of the front")

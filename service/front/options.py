@@ -38,6 +38,7 @@ class SessionOptions:
     overload_policy: OverloadPolicy = OverloadPolicy.BLOCK
     max_frame_age_seconds: float | None = None
     strict_order: bool = False
+    return_resume_token: bool = False
 
 
 def options_of(message: pb.SessionOptions, default: SessionOptions, max_idle_seconds: float) -> SessionOptions:
@@ -47,6 +48,7 @@ def options_of(message: pb.SessionOptions, default: SessionOptions, max_idle_sec
         rule=_rule(message, default.rule),
         overload_policy=_policy(message.overload_policy),
         strict_order=message.strict_order,
+        return_resume_token=message.return_resume_token,
     )
     if message.HasField("search_factor"):
         low, high = _SEARCH_FACTORS
@@ -77,6 +79,7 @@ def options_message(options: SessionOptions) -> pb.SessionOptions:
         search_factor=options.search_factor,
         max_frame_age=None if age is None else duration(age),
         strict_order=options.strict_order,
+        return_resume_token=options.return_resume_token,
     )
 
 

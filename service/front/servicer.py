@@ -5,14 +5,12 @@ import logging
 
 from mixformer.tracking.v1 import tracking_pb2 as pb
 from mixformer.tracking.v1.tracking_pb2_grpc import TrackingServiceServicer
-from service.errors import InvalidRequest, SessionNotFound
 from service.front.caller import session_named, traceparent_of
 from service.front.convert import frame_of, result_message, session_message
 from service.front.door import Door
+from service.front.finder import Asked
 from service.front.frames import Action, Frame
 from service.front.front import Front
-from service.front.options import SessionOptions
-from service.front.session import Session
 from service.front.status import Context, answered
 from service.front.streams import Requests, Streams
 
@@ -69,52 +67,49 @@ class TrackingServicer(TrackingServiceServicer):
 
     async def _track(self, request: pb.TrackRequest, context: Context) -> pb.TrackResponse:
         with self._door.enter():
-            if request.resume_token:
-                raise InvalidRequest("resume tokens are not supported by this server")
             frame = frame_of(request.frame, request.targets, self._front.clock.monotonic(), traceparent_of(context))
-            options = self._front.options(request.options)
-            session, is_new = self._session_of(request, frame, options, context)
+            asked = self._asked(request, frame, context)
+            session, is_new, resume = await self._front.finder.open(asked)
             try:
                 async with session.turn():
+                    if resume is not None:
+                        self._front.tracker.resume(session, resume)
                     if request.HasField("options"):
-                        self._front.tracker.set_options(session, options)
+                        self._front.tracker.set_options(session, asked.options)
                     prepared = await self._front.tracker.prepare(session, frame)
                     result = await self._front.tracker.track(session, frame, prepared)
+                    token = self._front.resume_tokens.after(session, result)
             finally:
                 if is_new:
                     await self._front.table.end_unused(session)
-            return pb.TrackResponse(session_id=session.session_id, result=result_message(result))
+            return pb.TrackResponse(session_id=session.session_id, result=result_message(result), resume_token=token)
 
-    def _session_of(
-        self, request: pb.TrackRequest, frame: Frame, options: SessionOptions, context: Context
-    ) -> tuple[Session, bool]:
-        """The session that is meant, and whether it is new: only a frame that starts a target begins one."""
+    def _asked(self, request: pb.TrackRequest, frame: Frame, context: Context) -> Asked:
+        """The session that is meant: only a frame that starts a target begins one."""
         client, session_id = self._client(context), session_named(request.session_id, context)
-        try:
-            return self._front.table.find(client, session_id), False
-        except SessionNotFound:
-            if not any(command.action in _BEGINS_A_SESSION for command in frame.commands):
-                raise
-        return self._front.table.create(client, session_id, options), True
+        begins = any(command.action in _BEGINS_A_SESSION for command in frame.commands)
+        options = self._front.options(request.options)
+        return Asked(client, session_id, request.resume_token, options, may_begin=begins)
 
     def _client(self, context: Context) -> str:
         return str(self._front.callers.of(context))
 
     async def _get_session(self, request: pb.GetSessionRequest, context: Context) -> pb.GetSessionResponse:
-        session = self._front.table.find(self._client(context), session_named(request.session_id, context))
-        return pb.GetSessionResponse(session=session_message(session))
+        named = session_named(request.session_id, context)
+        state, seconds_left = await self._front.finder.look(self._client(context), named)
+        return pb.GetSessionResponse(session=session_message(state, self._front.clock.wall() + seconds_left))
 
     async def _list_sessions(self, request: pb.ListSessionsRequest, context: Context) -> pb.ListSessionsResponse:
         page = self._front.table.page(self._client(context), request.page_size, request.page_token)
-        return pb.ListSessionsResponse(sessions=map(session_message, page.sessions), next_page_token=page.next_token)
+        shown = [session_message(session.state, session.expires_at) for session in page.sessions]
+        return pb.ListSessionsResponse(sessions=shown, next_page_token=page.next_token)
 
     async def _delete_session(self, request: pb.DeleteSessionRequest, context: Context) -> pb.DeleteSessionResponse:
-        session = self._front.table.find(self._client(context), session_named(request.session_id, context))
-        await self._front.table.end(session, SessionNotFound(f"session {session.session_id} was deleted"))
+        await self._front.finder.delete(self._client(context), session_named(request.session_id, context))
         return pb.DeleteSessionResponse()
 
     async def _server_info(self) -> pb.GetServerInfoResponse:
-        hello, limits = self._front.hello, self._front.settings.limits
+        hello, settings, limits = self._front.hello, self._front.settings, self._front.settings.limits
         return pb.GetServerInfoResponse(
             version=self._front.version,
             model_variant=hello.variant,
@@ -127,4 +122,6 @@ class TrackingServicer(TrackingServiceServicer):
             max_client_sessions=limits.max_client_sessions,
             max_client_frames_per_second=limits.max_client_frames_per_second,
             max_client_bytes_per_second=limits.max_client_bytes_per_second,
+            max_resume_token_bytes=limits.max_resume_token_bytes if self._front.resume_tokens.are_given else 0,
+            snapshot_interval_frames=settings.store_interval_frames if settings.store else 0,
         )

@@ -1,12 +1,15 @@
 """A client's session: its targets, who may work on it, and when it ends."""
 
 import asyncio
+import math
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 
-from model.target import Target
+import msgspec
+
+from model.target import Target, TargetState
 from service.errors import FrameOutOfOrder, Overloaded, ServiceError, SessionBusy, SessionTakenOver
 from service.front.holder import Holder
 from service.front.options import SessionOptions
@@ -22,15 +25,36 @@ class Clock:
     wall: Callable[[], float] = time.time
 
 
+class SessionState(msgspec.Struct, frozen=True):
+    """Everything that a session is after its last result, and that it goes on from; times are unix seconds."""
+
+    session_id: str
+    client: str
+    options: SessionOptions
+    epoch: int
+    created_at: float
+    last_frame_at: float | None
+    last_frame_number: int
+    targets: dict[str, TargetState]
+
+
 class Session:
     """One session. Its targets change only through `commit`, by whoever has its turn: a stream for as long as it is open
     (`hold`), a unary call for one frame (`turn`).
     """
 
     def __init__(
-        self, session_id: str, client: str, options: SessionOptions, release: Callable[[bytes], None], clock: Clock
+        self,
+        session_id: str,
+        client: str,
+        options: SessionOptions,
+        release: Callable[[bytes], None],
+        clock: Clock,
+        note: "Callable[[Session], None]",
     ) -> None:
-        """`release` is told every memory key that a target of this session has done with, once per target."""
+        """`release` is told every memory key that a target of this session has done with, once per target; `note` of every
+        frame that has its result.
+        """
         self.session_id = session_id
         self.client = client
         self.options = options
@@ -38,8 +62,11 @@ class Session:
         self.created_at = clock.wall()
         self.last_frame_at: float | None = None
         self.last_frame_number = 0
+        # When the last resume token was given, in monotonic seconds.
+        self.token_at = -math.inf
         self._clock = clock
         self._release = release
+        self._note = note
         self._targets: dict[str, Target] = {}
         # The key under which each target was last given to the engine.
         self._lent: dict[Target, bytes] = {}
@@ -54,6 +81,19 @@ class Session:
     def targets(self) -> Mapping[str, Target]:
         """The targets by id."""
         return self._targets
+
+    @property
+    def state(self) -> SessionState:
+        """The session as values."""
+        return SessionState(
+            self.session_id, self.client, self.options, self.epoch, self.created_at, self.last_frame_at, self.last_frame_number,
+            {name: target.state for name, target in self._targets.items()},
+        )  # fmt: skip
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it has not ended."""
+        return self._ended_by is None
 
     @property
     def is_wanted(self) -> bool:
@@ -129,13 +169,25 @@ class Session:
         self._frames_under_way += 1
         if self.options.strict_order and self.last_frame_at is not None and number <= self.last_frame_number:
             raise FrameOutOfOrder(f"frame {number} came after frame {self.last_frame_number}")
-        self.last_frame_number = number
-        self.last_frame_at = self._clock.wall()
 
     def finish(self) -> None:
-        """The frame has its result."""
+        """The frame's turn is over."""
         self._frames_under_way -= 1
         self.touch()
+
+    def answer(self, number: int) -> None:
+        """The frame has its result: the session is now what it is after this frame."""
+        self.last_frame_number = number
+        self.last_frame_at = self._clock.wall()
+        self._note(self)
+
+    def resume(self, state: SessionState, targets: Mapping[str, Target]) -> None:
+        """Be what `state` says, with these targets made of it."""
+        self.options = state.options
+        self.epoch = max(self.epoch, state.epoch + 1)
+        self.created_at, self.last_frame_at = state.created_at, state.last_frame_at
+        self.last_frame_number = state.last_frame_number
+        self.commit(targets)
 
     def lend(self, target: Target) -> None:
         """Note that the target's memory is about to be used: the engine counts it from now on."""

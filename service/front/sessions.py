@@ -31,34 +31,37 @@ class Page(NamedTuple):
 class SessionTable:
     """Sessions by client and id: a client finds only its own, and two clients may choose the same id."""
 
-    def __init__(self, limits: Limits, release: Callable[[bytes], None], clock: Clock) -> None:
-        """`release` is told every memory key that is done with."""
+    def __init__(self, limits: Limits, release: Callable[[bytes], None], clock: Clock, note: Callable[[Session], None]) -> None:
+        """`release` is told every memory key that is done with, `note` every session with a new result."""
         self._limits = limits
         self._release = release
         self._clock = clock
+        self._note = note
         self._serials = itertools.count(1)
         # By client and id, in order of creation; each with its serial number.
         self._sessions: dict[tuple[str, str], tuple[int, Session]] = {}
-        # Expired sessions that still wait for a frame in hand; none of them is in the table any more.
+        # Ended sessions that still wait for a frame in hand; none of them is in the table any more.
         self._closing: set[asyncio.Task[None]] = set()
 
     def __len__(self) -> int:
         return len(self._sessions)
 
-    def find(self, client: str, session_id: str) -> Session:
-        """The client's session of this id. Raises SessionNotFound."""
+    def get(self, client: str, session_id: str) -> Session | None:
+        """The client's session of this id, if it has one."""
         found = self._sessions.get((client, session_id))
-        if found is None:
-            raise SessionNotFound(f"no session {session_id!r}: there never was one, or it has ended")
-        return found[1]
+        return None if found is None else found[1]
 
-    def create(self, client: str, session_id: str, options: SessionOptions) -> Session:
-        """A new session; an empty id has the server choose one that nobody can guess. Raises TooManySessions, InvalidRequest."""
+    def admit(self, client: str, session_id: str) -> None:
+        """Raises InvalidRequest where no session can have this id, TooManySessions where there is no room for another."""
         if len(session_id) > MAX_ID_CHARACTERS or not session_id.isprintable() or not session_id.isascii():
             raise InvalidRequest(f"session_id must be at most {MAX_ID_CHARACTERS} printable ASCII characters")
         self._check_room(client)
+
+    def create(self, client: str, session_id: str, options: SessionOptions) -> Session:
+        """A new session; an empty id has the server choose one that nobody can guess. Raises what `admit` does."""
+        self.admit(client, session_id)
         granted = session_id or secrets.token_urlsafe(_ID_BYTES)
-        session = Session(granted, client, options, self._release, self._clock)
+        session = Session(granted, client, options, self._release, self._clock, self._note)
         self._sessions[client, granted] = (next(self._serials), session)
         _log.info("session %s begins", granted)
         return session
@@ -104,14 +107,17 @@ class SessionTable:
         """End the sessions that had no frame for longer than their idle timeout; `wait_closed` waits for those in hand."""
         late = [session for _, session in self._sessions.values() if session.idle_seconds_left <= 0]
         for session in late:
-            error = _expired(session)
-            self._take_out(session, error)
+            self.end_soon(session, _expired(session))
+
+    def end_soon(self, session: Session, error: ServiceError) -> None:
+        """End one session without waiting for it; `wait_closed` does."""
+        if self._take_out(session, error):
             closing = asyncio.create_task(session.close(error))
             self._closing.add(closing)
             closing.add_done_callback(self._closing.discard)
 
     async def wait_closed(self) -> None:
-        """Wait until the expired sessions have given back what they hold."""
+        """Wait until the sessions that were ended without waiting have given back what they hold."""
         await asyncio.gather(*self._closing, return_exceptions=True)
 
     def _take_out(self, session: Session, error: ServiceError) -> bool:
@@ -130,3 +136,12 @@ def _first_end(sessions: Iterable[Session]) -> float:
 def _expired(session: Session) -> SessionNotFound:
     seconds = session.options.idle_timeout_seconds
     return SessionNotFound(f"session {session.session_id} had no frame for {seconds:g} s and has ended")
+
+
+def not_found(session_id: str) -> SessionNotFound:
+    """What is said of a session that does not exist."""
+    return SessionNotFound(f"no session {session_id!r}: there never was one, or it has ended")
+
+
+def unkept(session: Session) -> None:
+    """What becomes of a session's results where there is no store: nothing."""

@@ -47,7 +47,7 @@ from service.front.frames import Frame, FrameResult, Outcome, Timing
 from service.front.metrics import Metrics
 from service.front.options import OverloadPolicy, SessionOptions
 from service.front.rates import Rates
-from service.front.session import Clock, Session
+from service.front.session import Clock, Session, SessionState
 from service.front.targets import Commanded, Kit, command, rebuilt, without_removed
 from service.front.traces import Traces
 
@@ -129,14 +129,20 @@ class FrameTracker:
             result = _rejected(session, frame, ServiceError("internal error, see the server's log"))
         finally:
             session.finish()
+        session.answer(frame.number)
         return self._answer(frame, result)
 
     def set_options(self, session: Session, options: SessionOptions) -> None:
         """Give the session other options; its targets go on under them."""
-        before = self._kit(session)
+        before, after = self._kit(session.options), self._kit(options)
         session.options = options
-        if self._kit(session) != before:
-            session.commit(rebuilt(session.targets, self._kit(session)))
+        if after != before:
+            session.commit(rebuilt(session.targets, after))
+
+    def resume(self, session: Session, state: SessionState) -> None:
+        """Have the session go on from `state`."""
+        kit = self._kit(state.options)
+        session.resume(state, {name: Target(kit.config, kit.rule, each) for name, each in state.targets.items()})
 
     def _answer(self, frame: Frame, result: FrameResult) -> FrameResult:
         total = self._clock.monotonic() - frame.arrived_at
@@ -154,12 +160,12 @@ class FrameTracker:
         if age > limit:
             raise FrameTooOld(f"frame {frame.number} is {age:.3f} s old, max_frame_age is {limit:g} s")
 
-    def _kit(self, session: Session) -> Kit:
-        config = replace(self._model, search_factor=session.options.search_factor)
-        return Kit(config, session.options.rule, self._limits.max_targets_per_session)
+    def _kit(self, options: SessionOptions) -> Kit:
+        config = replace(self._model, search_factor=options.search_factor)
+        return Kit(config, options.rule, self._limits.max_targets_per_session)
 
     async def _process(self, session: Session, frame: Frame, picture: Decoded) -> FrameResult:
-        commanded = command(session.targets, frame.commands, picture.image, self._kit(session))
+        commanded = command(session.targets, frame.commands, picture.image, self._kit(session.options))
         if not commanded.targets and not frame.commands:
             raise NoTarget(f"session {session.session_id} has no target: send initialize or ensure with a frame")
         self._admit(session, frame, commanded)

@@ -13,11 +13,11 @@ from mixformer.tracking.v1 import tracking_pb2 as pb
 from service.errors import Draining, FrameSuperseded, InvalidRequest, ServiceError
 from service.front.budget import Decoded
 from service.front.convert import draining_message, frame_of, result_message, session_message
-from service.front.frames import Frame, FrameResult
+from service.front.frames import Frame
+from service.front.front import Front
 from service.front.inbox import Inbox
 from service.front.options import OverloadPolicy
-from service.front.session import Clock, Session
-from service.front.step import FrameTracker
+from service.front.session import Session
 
 # None at the end of the client's side.
 Read = Callable[[], Awaitable[pb.TrackStreamRequest | None]]
@@ -34,36 +34,47 @@ class _Prepared(NamedTuple):
 class Stream:
     """A stream that holds its session."""
 
-    def __init__(
-        self, session: Session, tracker: FrameTracker, read: Read, send: Send, clock: Clock, traceparent: str = ""
-    ) -> None:
+    def __init__(self, session: Session, front: Front, read: Read, send: Send, traceparent: str = "") -> None:
         """`traceparent`: the trace that the client has its frames belong to, empty for none."""
         self._session = session
-        self._tracker = tracker
+        self._tracker = front.tracker
+        self._tokens = front.resume_tokens
+        self._clock = front.clock
         self._read = read
         self._send_event = send
-        self._clock = clock
         self._traceparent = traceparent
+        # Set once the client has been told that the server goes away.
+        self._drain_told = asyncio.Event()
         self._sending = asyncio.Lock()
         self._is_live = session.options.overload_policy is OverloadPolicy.DROP_OLDEST
         self._inbox = Inbox(newest_wins=self._is_live)
 
     async def run(self, first: pb.TrackStreamRequest) -> None:
         """Answer everything from the first message on. Raises ServiceError where the stream ends before its client ends it."""
-        await self._send(pb.TrackStreamResponse(session=session_message(self._session)))
+        granted = session_message(self._session.state, self._session.expires_at)
+        await self._send(pb.TrackStreamResponse(session=granted))
         reader = asyncio.create_task(self._fill(first))
         try:
             await self._answer_all()
             # What ended the reading comes out only now: the frames before it have their results.
             await reader
+        except Draining:
+            await self._drain_told.wait()
+            await self._send_token(self._tokens.of(self._session))
+            raise
         finally:
             reader.cancel()
             await asyncio.gather(reader, return_exceptions=True)
 
     async def drain(self, seconds: float) -> None:
-        """Say that the server goes away within `seconds`, read no more, and end once the frames in hand have their results."""
+        """Say that the server goes away within `seconds`, read no more, and end once the frames in hand have their results, with a
+        last resume token.
+        """
         await self._inbox.close(Draining("the server is going away"))
-        await self._send(pb.TrackStreamResponse(draining=draining_message(seconds)))
+        try:
+            await self._send(pb.TrackStreamResponse(draining=draining_message(seconds)))
+        finally:
+            self._drain_told.set()
 
     async def _fill(self, first: pb.TrackStreamRequest) -> None:
         request: pb.TrackStreamRequest | None = first
@@ -94,7 +105,8 @@ class Stream:
                 result = await self._tracker.track(self._session, *prepared)
                 # An idle stream must not keep its last picture while it waits for the next one.
                 del prepared
-                await self._send_result(result)
+                await self._send(pb.TrackStreamResponse(result=result_message(result)))
+                await self._send_token(self._tokens.after(self._session, result))
         finally:
             if upcoming is not None:
                 upcoming.cancel()
@@ -108,8 +120,9 @@ class Stream:
             return _Prepared(waiting.frame, FrameSuperseded(f"a newer frame came before the turn of {waiting.frame.number}"))
         return _Prepared(waiting.frame, await self._tracker.prepare(self._session, waiting.frame))
 
-    async def _send_result(self, result: FrameResult) -> None:
-        await self._send(pb.TrackStreamResponse(result=result_message(result)))
+    async def _send_token(self, token: pb.ResumeToken | None) -> None:
+        if token is not None:
+            await self._send(pb.TrackStreamResponse(resume_token=token))
 
     async def _send(self, event: pb.TrackStreamResponse) -> None:
         # gRPC takes one message at a time, and `drain` speaks from another task.

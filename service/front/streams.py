@@ -5,11 +5,11 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable
 
 from mixformer.tracking.v1 import tracking_pb2 as pb
-from service.errors import Draining, InvalidRequest, SessionNotFound, TooManyStreams
+from service.errors import Draining, InvalidRequest, TooManyStreams
 from service.front.caller import session_named, traceparent_of
+from service.front.finder import Asked
 from service.front.front import Front
 from service.front.holder import Holder
-from service.front.options import SessionOptions
 from service.front.session import Session
 from service.front.status import Context
 from service.front.stream import Read, Stream
@@ -64,30 +64,22 @@ class Streams:
         first = await _first(requests)
         # Before the session is taken from another stream, so that a wrong option costs that one nothing.
         options = self._front.options(first.config.options)
-        session, is_new = self._session_of(client, first.config, options, context)
+        session_id = session_named(first.config.session_id, context)
+        asked = Asked(client, session_id, first.config.resume_token, options, may_begin=True)
+        session, is_new, resume = await self._front.finder.open(asked)
         try:
             async with session.hold(holder):
+                if resume is not None:
+                    self._front.tracker.resume(session, resume)
                 if first.config.HasField("options"):
                     self._front.tracker.set_options(session, options)
                 read = _reader(requests, session, self._front.callers.recheck(context))
-                stream = Stream(session, self._front.tracker, read, context.write, self._front.clock, traceparent_of(context))
+                stream = Stream(session, self._front, read, context.write, traceparent_of(context))
                 self._open[holder] = stream
                 await stream.run(first)
         finally:
             if is_new:
                 await self._front.table.end_unused(session)
-
-    def _session_of(
-        self, client: str, config: pb.StreamConfig, options: SessionOptions, context: Context
-    ) -> tuple[Session, bool]:
-        """The client's session of that id, or a new one, and whether it is new."""
-        if config.resume_token:
-            raise InvalidRequest("resume tokens are not supported by this server")
-        session_id = session_named(config.session_id, context)
-        try:
-            return self._front.table.find(client, session_id), False
-        except SessionNotFound:
-            return self._front.table.create(client, session_id, options), True
 
 
 async def _first(requests: Requests) -> pb.TrackStreamRequest:
