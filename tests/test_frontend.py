@@ -3,107 +3,30 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
-from typing import TYPE_CHECKING, Any
 
 import grpc
 import pytest
 import pytest_asyncio
-from fake_front import BOX, GOOD, Bench, bench, until
+from fake_calls import DROPPED, ENSURE, PROCESSED, REJECTED, START, Call, Service, event, reason, result, send, serving
+from fake_front import GOOD, bench, until
 from google.protobuf.duration_pb2 import Duration
-from google.rpc import error_details_pb2
 from grpc import aio
-from grpc_status import rpc_status
 
 from mixformer.tracking.v1 import tracking_pb2 as pb
-from mixformer.tracking.v1.tracking_pb2_grpc import TrackingServiceStub, add_TrackingServiceServicer_to_server
 from service.config import Limits
 from service.errors import ServiceError
 from service.front.budget import Decoded
 from service.front.frames import Frame
 from service.front.inbox import DEPTH
-from service.front.servicer import TrackingServicer
 from service.front.session import Session
 
-if TYPE_CHECKING:  # it exists for type checkers alone
-    from mixformer.tracking.v1.tracking_pb2_grpc import TrackingServiceAsyncStub
-
-PROCESSED, DROPPED, REJECTED = pb.FRAME_OUTCOME_PROCESSED, pb.FRAME_OUTCOME_DROPPED, pb.FRAME_OUTCOME_REJECTED
-WHERE = pb.BoundingBox(x=BOX.x, y=BOX.y, width=BOX.width, height=BOX.height)
-START = pb.TargetCommand(initialize=WHERE)
-ENSURE = pb.TargetCommand(ensure=WHERE)
 LIMITS = Limits(max_sessions=6, max_streams=3, max_frame_bytes=1024 * 1024)
-
-Call = aio.StreamStreamCall[pb.TrackStreamRequest, pb.TrackStreamResponse]
-
-
-class Service:
-    """A front that serves, and a client of it."""
-
-    def __init__(self, given: Bench, servicer: TrackingServicer, stub: "TrackingServiceAsyncStub") -> None:
-        self.bench = given
-        self.engine = given.engine
-        self.servicer = servicer
-        self.stub = stub
-
-    async def open(self, **config: Any) -> Call:
-        """A stream that has its session."""
-        call = self.stub.TrackStream()
-        await call.write(pb.TrackStreamRequest(config=pb.StreamConfig(**config)))
-        assert (await event(call)).HasField("session")
-        return call
-
-    async def track(self, session_id: str, number: int, *commands: pb.TargetCommand) -> pb.FrameResult:
-        """One frame in a call of its own."""
-        request = pb.TrackRequest(session_id=session_id, frame=pb.Frame(frame_number=number, encoded=GOOD), targets=commands)
-        return (await self.stub.Track(request)).result
 
 
 @pytest_asyncio.fixture
 async def service() -> AsyncIterator[Service]:
-    given = bench(LIMITS)
-    servicer = TrackingServicer(given.front)
-    # Without the probe the flow-control window keeps its 64 KiB.
-    options = [("grpc.max_receive_message_length", 2 * LIMITS.max_frame_bytes), ("grpc.http2.bdp_probe", 0)]
-    server = aio.server(options=options)
-    add_TrackingServiceServicer_to_server(servicer, server)
-    port = server.add_insecure_port("127.0.0.1:0")
-    await server.start()
-    async with aio.insecure_channel(f"127.0.0.1:{port}") as channel:
-        yield Service(given, servicer, TrackingServiceStub(channel))
-    await server.stop(0)
-
-
-async def event(call: Call) -> pb.TrackStreamResponse:
-    """The next event; five seconds is never."""
-    async with asyncio.timeout(5):
-        found = await call.read()
-    assert isinstance(found, pb.TrackStreamResponse), f"stream ended: {await call.code()} {await call.details()}"
-    return found
-
-
-async def result(call: Call) -> pb.FrameResult:
-    """The next event, which is a result."""
-    found = await event(call)
-    assert found.HasField("result")
-    return found.result
-
-
-async def send(call: Call, number: int, *commands: pb.TargetCommand, encoded: bytes = GOOD) -> None:
-    await call.write(pb.TrackStreamRequest(frame=pb.Frame(frame_number=number, encoded=encoded), targets=commands))
-
-
-async def reason(call: Any) -> tuple[grpc.StatusCode, str]:
-    """How a call ended: its status, and the reason of its ErrorInfo."""
-    async with asyncio.timeout(5):
-        with pytest.raises(aio.AioRpcError) as caught:
-            await (call.read() if isinstance(call, aio.StreamStreamCall) else call)
-    ended: Any = caught.value
-    status = rpc_status.from_call(ended)
-    assert status is not None
-    detail = error_details_pb2.ErrorInfo()
-    assert status.details[0].Unpack(detail)
-    assert detail.domain == "mixformer.tracking"
-    return ended.code(), detail.reason
+    async with serving(bench(LIMITS), LIMITS.max_frame_bytes) as started:
+        yield started
 
 
 async def test_a_stream_begins_with_its_session_and_its_options_as_granted(service: Service) -> None:

@@ -78,7 +78,7 @@ class Journal:
     async def run(self, lose: Lose) -> None:
         """Write what is due, for ever. `lose` is told of every session that another server has taken."""
         now = asyncio.get_running_loop().time
-        all_due_at, pause = now(), self._interval_seconds
+        all_due_at, pause = now() + self._interval_seconds, self._interval_seconds
         while True:
             is_urgent = await self._is_urgent_before(all_due_at)
             if not is_urgent:

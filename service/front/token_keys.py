@@ -41,7 +41,7 @@ class Keys(NamedTuple):
         mac, rest = token[:_DIGEST_BYTES], token[_DIGEST_BYTES:]
         try:
             sealed = msgspec.msgpack.decode(rest, type=_Sealed)
-        except msgspec.DecodeError:
+        except ValueError:  # msgspec's own, and an id that is not UTF-8
             raise ResumeTokenInvalid(f"{len(token)} bytes that are no resume token") from None
         if sealed.version != VERSION:
             raise ResumeTokenVersion(f"the resume token is of version {sealed.version}, this server reads {VERSION}")

@@ -1,0 +1,178 @@
+"""Writing behind the frames: how old a stored session may be, and what a store in trouble costs."""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+import pytest
+from fake_front import Bench, bench, start
+from redis_server import RedisServer, redis_server
+from test_metrics import scrape
+
+from mixformer.tracking.v1 import tracking_pb2 as pb
+from service.errors import SessionTakenOver
+from service.front.backing import Backing
+from service.front.finder import Asked
+from service.front.session import Session, SessionState
+from service.front.store import key_of
+
+PATIENCE_SECONDS = 30
+
+
+@pytest.fixture(scope="module")
+def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    with redis_server(tmp_path_factory.mktemp("redis")) as server:
+        yield server
+
+
+@dataclass
+class Kept:
+    """A front whose sessions are kept."""
+
+    bench: Bench
+    backing: Backing
+
+    async def stored(self, session: Session) -> SessionState | None:
+        """What the store holds of the session."""
+        seen = await self.backing.store.look(key_of(session.client, session.session_id))
+        return None if seen is None or seen.state is None else self.backing.snapshots.read(seen.state, seen.crops)
+
+    async def until_stored(self, session: Session, number: int) -> None:
+        """Wait until the store holds the session as it was after this frame, or a later one."""
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            while (state := await self.stored(session)) is None or state.last_frame_number < number:
+                await asyncio.sleep(0.01)
+
+    async def frames(self, session: Session, first: int, last: int) -> None:
+        for number in range(first, last + 1):
+            await self.bench.track(session, number, *([] if number else [start()]))
+
+    def figures(self) -> dict[str, float]:
+        return scrape(self.bench.metrics)
+
+
+@asynccontextmanager
+async def kept(redis: RedisServer, **settings: object) -> AsyncIterator[Kept]:
+    """A front with a store, and the task that writes."""
+    here = bench(store=redis.url, **settings)  # type: ignore[arg-type]
+    assert here.front.backing is not None
+    writing = asyncio.create_task(here.front.backing.journal.run(here.front.table.end_soon))
+    try:
+        yield Kept(here, here.front.backing)
+    finally:
+        writing.cancel()
+        await asyncio.gather(writing, return_exceptions=True)
+        await here.front.backing.store.close()
+
+
+async def test_a_session_is_written_after_so_many_frames_long_before_its_time(redis: RedisServer) -> None:
+    async with kept(redis, store_interval_seconds=3600, store_interval_frames=3) as here:
+        session = here.bench.session("frames")
+        await here.frames(session, 0, 2)
+        await here.until_stored(session, 2)
+        await here.frames(session, 3, 4)
+        state = await here.stored(session)
+        assert state is not None and state.last_frame_number == 2
+        await here.frames(session, 5, 5)
+        await here.until_stored(session, 5)
+
+
+async def test_a_session_is_written_after_its_time_long_before_so_many_frames(redis: RedisServer) -> None:
+    async with kept(redis, store_interval_seconds=0.02, store_interval_frames=1000) as here:
+        session = here.bench.session("time")
+        await here.frames(session, 0, 0)
+        await here.until_stored(session, 0)
+        figures = here.figures()
+        assert (figures["snapshots_written_total"], figures["snapshots_failed_total"]) == (1, 0)
+        assert figures["store_latency_seconds_count"] >= 1
+
+
+async def test_a_session_without_a_target_is_not_written(redis: RedisServer) -> None:
+    async with kept(redis, store_interval_frames=1) as here:
+        empty, begun = here.bench.session("empty"), here.bench.session("begun")
+        await here.bench.track(empty, 1)
+        await here.frames(begun, 0, 0)
+        await here.until_stored(begun, 0)
+        assert await here.stored(empty) is None
+
+
+async def test_a_store_that_hangs_or_is_full_delays_no_frame_and_catches_up(redis: RedisServer) -> None:
+    async with kept(redis, store_interval_seconds=0.02, store_interval_frames=1, store_timeout_seconds=0.2) as here:
+        session = here.bench.session("hangs")
+        await here.frames(session, 0, 0)
+        await here.until_stored(session, 0)
+        for trouble in (redis.hanging, redis.full):
+            failed = here.figures()["snapshots_failed_total"]
+            last = session.last_frame_number
+            with trouble():
+                # A hundred frames have their results while one write waits for its time to be over.
+                await here.frames(session, last + 1, last + 100)
+                async with asyncio.timeout(PATIENCE_SECONDS):
+                    while here.figures()["snapshots_failed_total"] == failed:
+                        await asyncio.sleep(0.01)
+            await here.until_stored(session, last + 100)
+
+
+async def test_a_store_that_is_down_at_first_gets_everything_once_it_is_there(redis: RedisServer) -> None:
+    async with kept(redis, store_interval_seconds=0.02) as here:
+        with redis.hanging():
+            sessions = [here.bench.session(f"down {number}") for number in range(20)]
+            for session in sessions:
+                await here.frames(session, 0, 1)
+        for session in sessions:
+            await here.until_stored(session, 1)
+
+
+async def test_the_server_that_lost_a_session_ends_it_at_its_next_write(redis: RedisServer) -> None:
+    async with kept(redis, store_interval_frames=1) as mine, kept(redis, store_interval_frames=1) as other:
+        session = mine.bench.session("fought for")
+        await mine.frames(session, 0, 4)
+        await mine.until_stored(session, 4)
+        options = other.bench.front.options(pb.SessionOptions())
+        found = await other.bench.front.finder.open(Asked("me", "fought for", b"", options, may_begin=False))
+        assert (found.session.last_frame_number, found.session.epoch) == (4, 2)
+        await mine.frames(session, 5, 5)
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            while session.is_open:
+                await asyncio.sleep(0.01)
+        with pytest.raises(SessionTakenOver, match="fought for was taken over by another server"):
+            await mine.frames(session, 6, 6)
+        await other.frames(found.session, 5, 9)
+        await other.until_stored(found.session, 9)
+        assert (mine.figures()["sessions_taken_over_total"], other.figures()["sessions_taken_over_total"]) == (1, 0)
+        assert other.figures()["sessions_resumed_total{'source': 'store'}"] == 1
+
+
+async def test_two_calls_at_once_for_a_stored_session_claim_it_once(redis: RedisServer) -> None:
+    async with kept(redis, store_interval_frames=1) as mine, kept(redis) as other:
+        session = mine.bench.session("asked for")
+        await mine.frames(session, 0, 1)
+        await mine.until_stored(session, 1)
+        finder, options = other.bench.front.finder, other.bench.front.options(pb.SessionOptions())
+        found = await asyncio.gather(*(finder.open(Asked("me", "asked for", b"", options, True)) for _ in range(5)))
+        assert len({each.session for each in found}) == 1
+        assert [each.is_new for each in found].count(True) == 1
+        assert found[0].session.epoch == 2
+
+
+async def test_a_session_of_another_client_is_not_found(redis: RedisServer) -> None:
+    async with kept(redis, store_interval_frames=1) as here:
+        session = here.bench.session("mine")
+        await here.frames(session, 0, 0)
+        await here.until_stored(session, 0)
+        async with kept(redis) as other:
+            found = await other.bench.front.finder.open(
+                Asked("somebody", "mine", b"", other.bench.front.options(pb.SessionOptions()), may_begin=True)
+            )
+            assert not found.session.targets
+
+
+async def test_what_is_due_is_written_at_the_end(redis: RedisServer) -> None:
+    async with kept(redis, store_interval_seconds=3600, store_interval_frames=1000) as here:
+        session = here.bench.session("last")
+        await here.frames(session, 0, 7)
+        assert await here.stored(session) is None
+        await here.backing.journal.flush(PATIENCE_SECONDS, here.bench.front.table.end_soon)
+        state = await here.stored(session)
+        assert state is not None and state.last_frame_number == 7
