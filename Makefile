@@ -85,12 +85,12 @@ stubs-fresh: setup
 	for stub in $(STUBS); do diff proto/$$stub build/stubs/$$stub || { echo "stale stubs: run make proto"; exit 1; }; done
 
 lock: setup
-	$(BIN)/uv pip compile pyproject.toml --extra demo --extra train --extra traces --extra dev --universal --python-version 3.11 \
+	$(BIN)/uv pip compile pyproject.toml --extra demo --extra train --extra traces --extra redis --extra dev --universal --python-version 3.11 \
 		--generate-hashes --no-emit-index-url --no-header --quiet --upgrade --output-file requirements.lock
 
 # The image's dependencies with torch, all with hashes, for Python 3.11 on x86-64. CPU_TORCH says where torch's CPU build is.
 CPU_TORCH ?= --torch-backend cpu
-IMAGE_LOCK = $(BIN)/uv pip compile pyproject.toml - --extra traces --constraint requirements.lock --python-version 3.11 \
+IMAGE_LOCK = $(BIN)/uv pip compile pyproject.toml - --extra traces --extra redis --constraint requirements.lock --python-version 3.11 \
 	--python-platform x86_64-manylinux_2_28 --generate-hashes --no-emit-index-url --no-header --no-annotate --quiet
 
 image-locks: setup
