@@ -6,7 +6,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -103,12 +103,20 @@ class Served:
 
 
 @contextmanager
-def served(folder: Path, *flags: str) -> Iterator[Served]:
-    """The service as a user starts it, with these flags and ports of its own. Killed at the end, where it still runs."""
+def served(folder: Path, *flags: str, program: Sequence[str] = ("-m", "service", "serve")) -> Iterator[Served]:
+    """The service as a user starts it, with these flags and ports of its own. Killed at the end, where it still runs.
+
+    `program` is what Python is called with, where it is to find this folder's modules too.
+    """
     ports = ("--listen", "127.0.0.1:0", "--metrics", "127.0.0.1:0")
-    command = [sys.executable, "-m", "service", "serve", *ports, "--threads", "1", *flags]
+    command = [sys.executable, *program, *flags, *ports, "--threads", "1"]
+    paths = [str(Path(__file__).parent), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
     log = folder / "log"
-    with log.open("wb") as errors, subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=errors) as parent:
+    with (
+        log.open("wb") as errors,
+        subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=errors, env=environment) as parent,
+    ):
         try:
             address = _read(log, parent, r"serving on (\S+)")
             port = _read(log, parent, r"metrics on port (\d+)")
