@@ -97,8 +97,8 @@ class Runner:
     def run(self, works: Sequence[Work]) -> StepResult:
         """Encode what has to be encoded, then track everything, in as few passes as the memories allow.
 
-        Where a pass raises, its items are run one by one, so that one bad item fails alone. Raises RuntimeError where the
-        device itself is lost.
+        Where a pass raises, its items are run one by one, so that one bad item fails alone. Where it is for want of memory, in
+        halves, and `max_batch` stays there. Raises RuntimeError where the device itself is lost.
         """
         encodes: list[_Pass] = []
         tracks: list[_Pass] = []
@@ -115,6 +115,17 @@ class Runner:
             outcomes |= zip(indices, found, strict=True)
         in_order = tuple(outcomes[index] for index in range(len(works)))
         return StepResult(in_order, frozenset(refused), _sum(encodes, tracks))
+
+    def shrink(self) -> bool:
+        """Give half of the slots back to the device, and forget all memories. Whether there was anything to give."""
+        if self.slots == 1:
+            return False
+        self.slots //= 2
+        self.max_batch = min(self.max_batch, self.slots)
+        del self._pool  # first, or there is no room for the smaller one
+        self._pool = _pool(self._config, self.slots, self._device, self._dtype)
+        _log.warning("out of memory: %d slots are left", self.slots)
+        return True
 
     def _encode_all(self, works: Sequence[Work], passes: list[_Pass]) -> dict[int, Refused]:
         """Write the memories that are new. Gives the slots that could not be written, with the reason."""
@@ -133,12 +144,21 @@ class Runner:
     ) -> list[Result | Refused]:
         try:
             return list(run(requests))
-        except (RuntimeError, ValueError) as error:  # of these items alone, as long as the device still answers
+        except (RuntimeError, ValueError, MemoryError) as error:  # of these items alone, as long as the device still answers
             _log.warning("a pass of %d failed: %r", len(requests), error)
-            self.ping()
-            if len(requests) == 1:
-                return [Refused(f"{type(error).__name__}: {error}")]
-        return [outcome for request in requests for outcome in self._each(run, [request])]
+            is_for_memory = _is_out_of_memory(error)
+            refused = Refused(f"{type(error).__name__}: {error}", is_for_memory)
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
+        self.ping()
+        if len(requests) == 1:
+            return [refused]
+        size = 1
+        if is_for_memory:
+            size = len(requests) // 2
+            self.max_batch = min(self.max_batch, size)
+        parts = (requests[start : start + size] for start in range(0, len(requests), size))
+        return [outcome for part in parts for outcome in self._each(run, part)]
 
     def _encode(self, works: Sequence[Work], passes: list[_Pass]) -> Sequence[None]:
         marks = self._marks()
@@ -230,6 +250,11 @@ class _DeviceMarks:
         event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
         event.record()
         return event
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    # The allocator of the CPU raises a plain RuntimeError.
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
 
 
 def _sum(encodes: Sequence[_Pass], tracks: Sequence[_Pass]) -> StepTimes:

@@ -32,7 +32,7 @@ class Scheduler:
     def __init__(self, max_batch: int, max_encodes: int) -> None:
         if max_batch < 1 or max_encodes < 1:
             raise ValueError(f"max_batch {max_batch} and max_encodes {max_encodes} must be at least 1")
-        self._max_batch = max_batch
+        self.max_batch = max_batch
         self._max_encodes = max_encodes
         self._waiting: dict[tuple[int, int], Waiting] = {}
 
@@ -81,7 +81,7 @@ class Scheduler:
                     continue
                 encodes.add(item.memory_key)
             chosen.append(waiting)
-            if item.alone or len(chosen) == self._max_batch:
+            if item.alone or len(chosen) >= self.max_batch:
                 break
         return tuple(chosen)
 

@@ -68,6 +68,10 @@ class SimulatedRunner:
     def ping(self) -> None:
         """This device always answers."""
 
+    def shrink(self) -> bool:
+        """There is nothing to give back."""
+        return False
+
     def run(self, works: Sequence[Work]) -> StepResult:
         """Remember the memories that are new and make up a box for every item, in the time that stands in the settings."""
         started_at = self._clock()

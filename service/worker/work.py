@@ -26,9 +26,10 @@ class Found(NamedTuple):
 
 
 class Refused(NamedTuple):
-    """The device could not run this item, alone either."""
+    """The device could not run this item, alone either. `is_for_memory`: it may, where slots are given back."""
 
     message: str
+    is_for_memory: bool = False
 
 
 class StepTimes(NamedTuple):
@@ -66,6 +67,9 @@ class DeviceRunner(Protocol):
 
     def run(self, works: Sequence[Work]) -> StepResult:
         """One step. Raises RuntimeError where the device is lost."""
+
+    def shrink(self) -> bool:
+        """Give half of the slots back to the device, and forget all memories. Whether there was anything to give."""
 
 
 def crop_fault(item: TrackItem, config: ModelConfig) -> str | None:

@@ -141,11 +141,21 @@ class Worker:
             result = self._runner.run([_work(each, lease) for each in batch.items])
         with self._changed:
             self._table.unpin(lease, [key for key, slot in lease.slots.items() if slot in result.unwritten])
+        is_smaller = any(isinstance(each, Refused) and each.is_for_memory for each in result.outcomes) and self._shrink()
+        self._scheduler.max_batch = self._runner.max_batch
         for waiting, outcome in zip(batch.items, result.outcomes, strict=True):
-            self._send(waiting.connection, _reply(waiting.item, outcome, started_at))
+            self._send(waiting.connection, _reply(waiting.item, outcome, started_at, is_smaller=is_smaller))
         stats = _stats(len(batch.items), result.times, self.slots_in_use, lease.evictions)
         for link in self._fronts().values():
             link.send(stats)
+
+    def _shrink(self) -> bool:
+        """Fewer slots, none of them in use. Whether that may help."""
+        is_smaller = self._runner.shrink()
+        if is_smaller:
+            with self._changed:
+                self._table = SlotTable(self._runner.slots)
+        return is_smaller
 
     def _announce(self, batch: Batch) -> None:
         ids: defaultdict[int, list[int]] = defaultdict(list)
@@ -169,9 +179,10 @@ def _work(waiting: Waiting, lease: Lease) -> Work:
     return Work(lease.slots[key], waiting.item.search, waiting.item.templates if key in lease.fresh else ())
 
 
-def _reply(item: TrackItem, outcome: Found | Refused, started_at: float) -> Message:
+def _reply(item: TrackItem, outcome: Found | Refused, started_at: float, *, is_smaller: bool) -> Message:
     if isinstance(outcome, Refused):
-        return Failed(item.item_id, outcome.message)
+        # With fewer slots there is room to try it again, once it comes with its templates.
+        return MemoryMissing(item.item_id) if outcome.is_for_memory and is_smaller else Failed(item.item_id, outcome.message)
     queued = max(0.0, started_at - item.arrived_at)
     return Predicted(item.item_id, outcome.box, outcome.score, queued, outcome.backbone_seconds, outcome.batch_size)
 
