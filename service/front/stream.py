@@ -132,5 +132,12 @@ class Stream:
                 await asyncio.shield(writing)
             except asyncio.CancelledError:
                 # A write that is broken off stays pending inside gRPC, which then has no room for the stream's status.
+                writing.add_done_callback(_take_note)
                 await asyncio.wait([writing], timeout=_LAST_WRITE_SECONDS)
                 raise
+
+
+def _take_note(writing: "asyncio.Future[None]") -> None:
+    """Hear that the write failed, as there is nobody else left: asyncio would log an error that is none of ours."""
+    if not writing.cancelled():
+        writing.exception()
