@@ -10,6 +10,7 @@ from grpc import aio
 
 from mixformer.tracking.v1 import tracking_pb2 as pb
 from mixformer.tracking.v1.tracking_pb2_grpc import TrackingServiceStub
+from service.access import IN_THE_CLEAR, Access
 from service.decode import Payload, RawImage
 
 CALL_TIMEOUT_SECONDS = 10.0
@@ -41,10 +42,11 @@ class ClientError(ConnectionError):
 class TrackingClient:
     """A connection to one server; use it with `async with`."""
 
-    def __init__(self, server: str) -> None:
+    def __init__(self, server: str, access: Access = IN_THE_CLEAR) -> None:
         """`server` is HOST:PORT. Nothing is sent yet."""
         self.server = server
-        self._channel = aio.insecure_channel(server, options=_CHANNEL_OPTIONS)
+        self._access = access
+        self._channel = access.channel(server, _CHANNEL_OPTIONS)
         self._stub = TrackingServiceStub(self._channel)
 
     async def __aenter__(self) -> Self:
@@ -58,7 +60,9 @@ class TrackingClient:
     async def server_info(self) -> pb.GetServerInfoResponse:
         """What the server runs, and its limits. Raises ClientError."""
         try:
-            return await self._stub.GetServerInfo(pb.GetServerInfoRequest(), timeout=CALL_TIMEOUT_SECONDS)
+            return await self._stub.GetServerInfo(
+                pb.GetServerInfoRequest(), timeout=CALL_TIMEOUT_SECONDS, metadata=self._access.metadata
+            )
         except aio.AioRpcError as error:
             raise ClientError(self.server, error.code(), error.details()) from error
 
@@ -66,13 +70,17 @@ class TrackingClient:
         """Ends a session and gives back what it holds. Raises ClientError."""
         request = pb.DeleteSessionRequest(session_id=session_id)
         try:
-            await self._stub.DeleteSession(request, timeout=CALL_TIMEOUT_SECONDS, metadata=_routed(session_id))
+            await self._stub.DeleteSession(request, timeout=CALL_TIMEOUT_SECONDS, metadata=self._metadata(session_id))
         except aio.AioRpcError as error:
             raise ClientError(self.server, error.code(), error.details()) from error
 
+    def _metadata(self, session_id: str) -> tuple[tuple[str, str], ...]:
+        """Who calls; and by what a proxy sends all calls of a session to one server."""
+        return (*self._access.metadata, *(((SESSION_METADATA, session_id),) if session_id else ()))
+
     async def open_stream(self, config: pb.StreamConfig) -> "TrackingStream":
         """A stream on the session that `config` names, which begins where there is none. Raises ClientError."""
-        stream = TrackingStream(self.server, self._stub.TrackStream(metadata=_routed(config.session_id)))
+        stream = TrackingStream(self.server, self._stub.TrackStream(metadata=self._metadata(config.session_id)))
         await stream.open(config)
         return stream
 
@@ -129,11 +137,6 @@ class TrackingStream:
 
     async def _status(self) -> ClientError:
         return ClientError(self._server, await self._call.code(), await self._call.details())
-
-
-def _routed(session_id: str) -> tuple[tuple[str, str], ...]:
-    """Metadata by which a proxy sends all calls of a session to one server."""
-    return ((SESSION_METADATA, session_id),) if session_id else ()
 
 
 def to_frame(frame_number: int, payload: Payload) -> pb.Frame:

@@ -150,3 +150,57 @@ def test_every_worker_has_a_device_and_every_front_a_port() -> None:
     assert [str(replace(two, number=number).front_address) for number in range(2)] == ["[::1]:50051", "[::1]:50052"]
     assert replace(two, listen="127.0.0.1:0", number=1).front_address.port == 0
     assert [two.socket_of(number) for number in range(2)] == ["/run/worker.sock", "/run/worker.sock.1"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "lacking"),
+    [
+        ({}, ["TLS (tls_cert, tls_key)", "knowing them (token_file or tls_client_ca)"]),
+        ({"token_file": "c"}, ["TLS (tls_cert, tls_key)"]),
+        ({"tls_cert": "a", "tls_key": "b"}, ["knowing them (token_file or tls_client_ca)"]),
+    ],
+)
+@pytest.mark.parametrize("address", ["0.0.0.0:1", "[::]:1", "10.0.0.1:1", "tracker:1"])
+def test_other_machines_are_let_in_only_by_tls_and_known_or_where_it_is_said(
+    flags: dict[str, object], lacking: list[str], address: str
+) -> None:
+    with pytest.raises(SettingsError) as caught:
+        load_settings({"listen": address, **flags}, {})
+    message = f"listen {address} lets other machines in without {' and '.join(lacking)}; insecure allows it"
+    assert str(caught.value).startswith(message) and "flag --listen" in str(caught.value)
+    assert load_settings({"listen": address, "insecure": True, **flags}, {}).lacks == tuple(lacking)
+
+
+@pytest.mark.parametrize("known_by", [{"token_file": "c"}, {"tls_client_ca": "d"}])
+def test_tls_and_tokens_or_client_certificates_open_the_port(known_by: dict[str, object]) -> None:
+    settings = load_settings({"listen": "0.0.0.0:1", "tls_cert": "a", "tls_key": "b", **known_by}, {})
+    assert settings.is_open and not settings.lacks
+    by_environment = load_settings({"tls_cert": "a", "tls_key": "b"}, {"MIXFORMER_LISTEN": "[::]:1", "MIXFORMER_TOKENS": "t"})
+    assert by_environment.tokens == "t"
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "127.1.2.3:1", "[::1]:1", "localhost:1"])
+def test_this_machine_is_let_in_as_it_is(address: str) -> None:
+    assert not load_settings({"listen": address}, {}).is_open
+
+
+@pytest.mark.parametrize("flags", [{"tls_cert": "a"}, {"tls_key": "b"}, {"tls_client_ca": "c"}])
+def test_files_of_tls_that_belong_together(flags: dict[str, object]) -> None:
+    with pytest.raises(SettingsError, match="tls_cert and tls_key belong together, and tls_client_ca to both"):
+        load_settings(flags, {})
+
+
+def test_a_secret_is_not_shown_wherever_it_is_put(tmp_path: Path) -> None:
+    file = tmp_path / "mixformer.toml"
+    file.write_text('tokens = "cam hidden"\n')
+    for flags, environment, path in (
+        ({}, {"MIXFORMER_TOKENS": "cam hidden", "MIXFORMER_SLOTS": "x"}, None),
+        ({}, {"MIXFORMER_TOKEN": "hidden"}, None),
+        ({}, {"MIXFORMER_TOKNES_KEY": "hidden"}, None),
+        ({}, {}, file),
+    ):
+        with pytest.raises(SettingsError) as caught:
+            load_settings(flags, environment, path)
+        assert "hidden" not in str(caught.value)
+    assert "hidden" not in repr(ServeSettings(tokens="cam hidden"))
+    assert load_settings({}, {"MIXFORMER_CLIENT_TOKEN": "hidden"}) == ServeSettings()

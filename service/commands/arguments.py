@@ -69,10 +69,23 @@ def _add_track(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--online-size", type=int, choices=range(1, MAX_ONLINE_TEMPLATES + 1), help="online templates kept at most"
     )  # fmt: skip
+    _add_access(parser)
     _add_patience(parser)
     parser.add_argument("--output", type=Path, metavar="FILE.jsonl", help="write one JSON object a frame")
     parser.add_argument("--video", type=Path, metavar="OUT.mp4", help="write the frames with the boxes drawn in")
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")
+
+
+def _add_access(parser: argparse.ArgumentParser) -> None:
+    access = parser.add_argument_group("connection to the server")
+    access.add_argument("--tls", action="store_true", help="by TLS, with the authorities that gRPC knows")
+    access.add_argument("--tls-ca", type=Path, metavar="FILE", help="by TLS, with these authorities (PEM)")
+    access.add_argument(
+        "--tls-name", default="", metavar="NAME", help="the server's name in its certificate (default: its host)"
+    )
+    access.add_argument("--tls-cert", type=Path, metavar="FILE", help="certificate of this client (PEM)")
+    access.add_argument("--tls-key", type=Path, metavar="FILE", help="its key (PEM)")
+    access.add_argument("--token-file", type=Path, metavar="FILE", help="bearer token (default: MIXFORMER_CLIENT_TOKEN)")
 
 
 def _add_patience(parser: argparse.ArgumentParser) -> None:
@@ -85,6 +98,9 @@ def _add_patience(parser: argparse.ArgumentParser) -> None:
 def _complete_track(parser: argparse.ArgumentParser, parsed: argparse.Namespace) -> None:
     if parsed.server is None:
         parsed.module = "service.commands.track_local"
+        for flag in ("tls", "tls_ca", "tls_cert", "tls_key", "tls_name", "token_file"):
+            if getattr(parsed, flag):
+                parser.error(f"--{flag.replace('_', '-')} needs --server")
         return
     parsed.module = "service.commands.track_server"
     for flag in ("weights", "variant", "precision"):
@@ -94,6 +110,7 @@ def _complete_track(parser: argparse.ArgumentParser, parsed: argparse.Namespace)
 
 def _add_loadtest(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--server", default=DEFAULT_SERVER, metavar="HOST:PORT", help="default: %(default)s")
+    _add_access(parser)
     parser.add_argument("--streams", type=positive_int, default=4, help="streams, one target each (default: %(default)s)")
     parser.add_argument(
         "--rate", type=positive_float, default=25.0, metavar="HZ", help="frames a second of one stream (default: %(default)s)"
@@ -115,6 +132,7 @@ def _add_loadtest(parser: argparse.ArgumentParser) -> None:
 
 def _add_healthcheck(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--server", default=DEFAULT_SERVER, metavar="HOST:PORT", help="default: %(default)s")
+    _add_access(parser)
     parser.add_argument(
         "--service", default="", metavar="NAME", help="one of the server's services (default: the server itself)"
     )

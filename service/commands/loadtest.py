@@ -12,6 +12,7 @@ from tqdm import tqdm
 from mixformer.tracking.v1 import tracking_pb2 as pb
 from service.client import ClientError, TrackingClient, to_frame
 from service.client_session import ClientSession
+from service.commands.access import access_of
 from service.commands.clip import Clip, made_up_clip, recorded_clip
 from service.commands.command import CommandError
 from service.commands.ghz import export
@@ -50,7 +51,8 @@ def _clip(arguments: argparse.Namespace) -> Clip:
 
 
 async def _load(arguments: argparse.Namespace, clip: Clip) -> LoadReport:
-    async with TrackingClient(arguments.server) as client:
+    access = access_of(arguments)
+    async with TrackingClient(arguments.server, access) as client:
         await client.server_info()
     schedules = spread(arguments.streams, arguments.rate, arguments.duration, time.perf_counter() + OPENING_SECONDS)
     tally = Tally()
@@ -59,7 +61,7 @@ async def _load(arguments: argparse.Namespace, clip: Clip) -> LoadReport:
     with tqdm(total=due, unit="frame", disable=None) as progress:
         options = pb.SessionOptions(overload_policy=POLICIES[arguments.policy])
         cameras = [Camera(clip, schedule, tally, progress, arguments.patience) for schedule in schedules]
-        await asyncio.gather(*(camera.run(arguments.server, options) for camera in cameras))
+        await asyncio.gather(*(camera.run(TrackingClient(arguments.server, access), options) for camera in cameras))
     return tally.report(arguments.rate, schedules)
 
 
@@ -73,12 +75,12 @@ class Camera:
     progress: "tqdm[Any]"
     patience_seconds: float
 
-    async def run(self, server: str, options: pb.SessionOptions) -> None:
+    async def run(self, client: TrackingClient, options: pb.SessionOptions) -> None:
         """Until every frame is answered or the stream fails."""
         last_due_at = self.schedule.due_at(self.schedule.frame_count - 1)
         try:
             async with asyncio.timeout(last_due_at - time.perf_counter() + DRAIN_SECONDS):
-                async with TrackingClient(server) as client, ClientSession(client, options, self.patience_seconds) as session:
+                async with client, ClientSession(client, options, self.patience_seconds) as session:
                     await self._exchange(session)
         except* ClientError as group:
             self.tally.failed(_status(group))

@@ -11,6 +11,7 @@ import simplejpeg
 from mixformer.tracking.v1 import tracking_pb2 as pb
 from service.client import ClientError, TrackingClient, to_frame
 from service.client_session import ClientSession
+from service.commands.access import access_of
 from service.commands.command import CommandError
 from service.commands.footage import open_footage
 from service.commands.results import name_targets, record_of_result
@@ -30,7 +31,7 @@ def run(arguments: argparse.Namespace) -> int:
 async def _track(arguments: argparse.Namespace) -> int:
     footage = open_footage(arguments.source)
     options = pb.SessionOptions(update_interval_frames=arguments.update_interval, online_templates=arguments.online_size)
-    async with TrackingClient(arguments.server) as client:
+    async with TrackingClient(arguments.server, access_of(arguments)) as client:
         frames = _fitting(footage.frames, (await client.server_info()).max_frame_bytes)
         with TrackOutput(arguments, footage) as output:
             async with ClientSession(client, options, arguments.patience) as session:

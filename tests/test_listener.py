@@ -1,0 +1,73 @@
+"""The gRPC port is not opened with files that cannot be used; and what a server says that lets everybody in."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import grpc
+import pytest
+from certificates import Authority, Identity
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    PrivateFormat,
+    load_pem_private_key,
+)
+from grpc import aio
+from processes import served
+
+from mixformer.tracking.v1 import tracking_pb2 as pb
+from mixformer.tracking.v1.tracking_pb2_grpc import TrackingServiceStub
+from service.config import ServeSettings
+from service.front.listener import StartError, listen, load_tokens
+from service.front.tokens import Tokens
+
+
+def settings(folder: Path, identity: Identity, client_ca: str | None = None) -> ServeSettings:
+    """A server with these files, and the authority's where `client_ca` is what stands in it."""
+    certificate, key = identity.write(folder, "server")
+    given = ServeSettings(listen="127.0.0.1:0", tls_cert=str(certificate), tls_key=str(key))
+    if client_ca is None:
+        return given
+    (folder / "ca.crt").write_text(client_ca)
+    return replace(given, tls_client_ca=str(folder / "ca.crt"))
+
+
+async def refusal(given: ServeSettings) -> str:
+    """Why the port is not opened."""
+    with pytest.raises(StartError) as caught:
+        listen(given, Tokens(ServeSettings()), lambda: None)
+    return str(caught.value)
+
+
+async def test_certificates_that_cannot_be_used_are_named(tmp_path: Path) -> None:
+    one, other = Authority().server(), Authority().server()
+    locked = load_pem_private_key(one.key, None).private_bytes(
+        Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(b"password")
+    )
+    assert "mismatch" in await refusal(settings(tmp_path, Identity(one.certificate, other.key)))
+    assert "PEM" in await refusal(settings(tmp_path, Identity(b"no certificate", one.key)))
+    assert "PEM" in await refusal(settings(tmp_path, Identity(one.certificate, locked)))
+    assert "certificate" in await refusal(settings(tmp_path, one, "no authority"))
+    missing = await refusal(replace(settings(tmp_path, one), tls_key=str(tmp_path / "absent.key")))
+    assert "No such file" in missing and f"tls_key='{tmp_path}/absent.key'" in missing
+
+
+@pytest.mark.parametrize("content", [None, "cam short-secret"])
+def test_tokens_that_cannot_be_used_are_named_by_their_file_and_line(tmp_path: Path, content: str | None) -> None:
+    path = tmp_path / "tokens"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(StartError, match=f"token_file='{path}'") as caught:
+        load_tokens(ServeSettings(token_file=str(path)))
+    assert ("No such file" if content is None else "line 1") in str(caught.value)
+    assert "short-secret" not in str(caught.value)
+
+
+async def test_a_server_that_lets_everybody_in_says_so_at_its_start(tmp_path: Path) -> None:
+    with served(tmp_path, "--listen", "0.0.0.0:0", "--insecure", "--device", "simulated") as running:
+        assert "WARNING" in (warning := running.log.read_text().splitlines()[0])
+        assert "insecure: 0.0.0.0:0 lets other machines in without TLS (tls_cert, tls_key) and knowing them" in warning
+        port = running.address.rpartition(":")[2]
+        async with aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+            call = TrackingServiceStub(channel).GetServerInfo(pb.GetServerInfoRequest())
+            assert await call.code() is grpc.StatusCode.OK
