@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import msgspec
 
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2
 MAX_MESSAGE_BYTES = 64 * 1024 * 1024
 
 
@@ -41,7 +41,8 @@ class TrackItem(Message, frozen=True):
 
     `memory_key` names the template memory; `templates` holds the crops it is made of (the template, then the online
     templates, uint8 RGB, template_size squared each) whenever the front cannot know that the worker has it, and is empty
-    otherwise. `client` is who waits, for fairness. `alone` asks for a batch of its own (suspected of a crash).
+    otherwise. `client` is who waits, for fairness. `alone` asks for a batch of its own (suspected of a crash). After
+    `expires_at` nobody wants the answer any more.
     """
 
     item_id: int
@@ -51,6 +52,7 @@ class TrackItem(Message, frozen=True):
     templates: tuple[bytes, ...]
     arrived_at: float
     alone: bool
+    expires_at: float | None = None
 
 
 class Release(Message, frozen=True):
@@ -94,6 +96,12 @@ class MemoryMissing(Message, frozen=True):
     item_id: int
 
 
+class Expired(Message, frozen=True):
+    """Worker to front: the item's time was over before its turn came; it has not been run."""
+
+    item_id: int
+
+
 class Failed(Message, frozen=True):
     """Worker to front: this item has no prediction, and will have none if it is sent again."""
 
@@ -126,7 +134,7 @@ class Pong(Message, frozen=True):
 
 
 ToWorker = TrackItem | Release | Cancel | Ping
-ToFront = Hello | BatchStarted | Predicted | MemoryMissing | Failed | BatchStats | Pong
+ToFront = Hello | BatchStarted | Predicted | MemoryMissing | Expired | Failed | BatchStats | Pong
 
 _LENGTH_BYTES = 4
 _encoder = msgspec.msgpack.Encoder()

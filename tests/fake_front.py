@@ -59,15 +59,17 @@ class FakeEngine:
     calls: int = 0
     waiting: int = 0
     cancelled: int = 0
+    expiries: list[float | None] = field(default_factory=list)
     used: list[bytes] = field(default_factory=list)
     released: list[bytes] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.gate.set()
 
-    async def submit(self, owner: Owner, target: MemorySource, search: bytes) -> Answer:
+    async def submit(self, owner: Owner, target: MemorySource, search: bytes, expires_at: float | None) -> Answer:
         call, self.calls = self.calls, self.calls + 1
         self.used.append(target.memory_key)
+        self.expiries.append(expires_at)
         self.waiting += 1
         try:
             await self.gate.wait()

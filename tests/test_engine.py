@@ -11,7 +11,7 @@ from scripted_worker import HELLO, PATIENCE_SECONDS, ScriptedWorker
 from tiny import FakeTarget, Observed
 
 from model.geometry import CropBox
-from service.errors import DeviceError, PoisonedFrame, ServiceError, WorkerUnavailable
+from service.errors import DeviceError, FrameTooOld, PoisonedFrame, ServiceError, WorkerUnavailable
 from service.front.engine import Answer, Engine
 from service.front.hello import WorkerChanged
 from service.messages import (
@@ -19,6 +19,7 @@ from service.messages import (
     BatchStarted,
     BatchStats,
     Cancel,
+    Expired,
     Failed,
     MemoryMissing,
     Message,
@@ -132,6 +133,14 @@ async def test_an_item_whose_memory_is_missing_is_sent_again_with_templates(
     assert isinstance(await fate(second), Answer)
     assert (bare.templates, len(again.templates), again.arrived_at) == ((), 2, bare.arrived_at)
     assert observed.events == ["missing"]
+
+
+async def test_an_item_that_expired_at_the_worker_is_too_old(engine: Engine, worker: ScriptedWorker, clock: Clock) -> None:
+    task = asyncio.create_task(engine.submit("alice", FakeTarget(1), b"\x40crop", expires_at=clock.now + 2))
+    item = await worker.hear(TrackItem)
+    assert item.expires_at == clock.now + 2
+    worker.say(Expired(item.item_id))
+    assert isinstance(await fate(task), FrameTooOld)
 
 
 async def test_a_refused_item_is_a_device_error(engine: Engine, worker: ScriptedWorker) -> None:

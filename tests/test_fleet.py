@@ -35,7 +35,7 @@ class Site:
     observed: tuple[Observed, Observed]
 
     def submit(self, owner: Owner, number: int) -> asyncio.Task[Answer]:
-        return asyncio.create_task(self.fleet.submit(owner, target(number), bytes([number])))
+        return asyncio.create_task(self.fleet.submit(owner, target(number), bytes([number]), None))
 
     async def track(self, owner: Owner, number: int, worker: int) -> None:
         """One crop, which this worker must get."""

@@ -8,6 +8,7 @@ from service.messages import (
     BatchStarted,
     BatchStats,
     Cancel,
+    Expired,
     Failed,
     Hello,
     MemoryMissing,
@@ -24,7 +25,7 @@ from service.messages import (
 )
 
 TO_WORKER: tuple[Message, ...] = (
-    TrackItem(7, "alice", b"k" * 16, b"\x00\xff" * 50, (b"template", b"online"), 12.5, True),
+    TrackItem(7, "alice", b"k" * 16, b"\x00\xff" * 50, (b"template", b"online"), 12.5, True, 13.5),
     Release(b"k" * 16),
     Cancel(7),
     Ping(3),
@@ -34,6 +35,7 @@ TO_FRONT: tuple[Message, ...] = (
     BatchStarted((1, 2)),
     Predicted(1, (0.5, 0.5, 0.25, 0.125), None, 0.01, 0.02, 2),
     MemoryMissing(2),
+    Expired(4),
     Failed(3, "crop of 7 bytes"),
     BatchStats(2, 4, {"all": 0.02}, 0.001, 1, 0.004, 3, 0),
     Pong(3, 2),

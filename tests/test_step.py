@@ -19,6 +19,7 @@ from service.config import Limits
 from service.decode import decode
 from service.errors import (
     DeviceError,
+    FrameTooOld,
     InvalidRequest,
     SessionNotFound,
 )
@@ -251,6 +252,20 @@ async def test_numbers_need_not_rise_without_strict_order() -> None:
     assert (await given.track(session, 4)).outcome == PROCESSED
 
 
+async def test_a_frame_that_grows_too_old_before_its_turn_at_the_device_is_dropped() -> None:
+    given = bench()
+    options = pb.SessionOptions()
+    options.max_frame_age.FromMilliseconds(500)
+    session = given.session(options=options)
+    await given.track(session, 1, start())
+    given.engine.answers[0] = FrameTooOld("too late")
+    old = await given.track(session, 2, capture_time=given.time() - 0.2)
+    assert given.engine.expiries == [pytest.approx(given.time() + 0.3)]
+    assert (old.outcome, old.error.reason) == (DROPPED, "FRAME_TOO_OLD")
+    assert (await given.track(session, 3)).outcome == PROCESSED
+    assert given.engine.expiries[1:] == [None]
+
+
 async def test_an_old_frame_is_dropped_before_the_device_unless_it_carries_commands() -> None:
     given = bench()
     options = pb.SessionOptions()
@@ -259,6 +274,7 @@ async def test_an_old_frame_is_dropped_before_the_device_unless_it_carries_comma
     assert (await given.track(session, 1, start(), capture_time=given.time() - 9)).outcome == PROCESSED
     old = await given.track(session, 2, capture_time=given.time() - 0.6)
     assert (old.outcome, old.error.reason, given.engine.calls) == (DROPPED, "FRAME_TOO_OLD", 0)
+    assert "is 0.100 s over max_frame_age, which is 0.5 s" in old.error.message
     assert (await given.track(session, 3, capture_time=given.time() - 0.4)).outcome == PROCESSED
     assert (await given.track(session, 4)).outcome == PROCESSED
 
@@ -287,7 +303,7 @@ async def test_a_target_that_moved_below_what_is_decoded_is_searched_in_the_whol
     session.targets["a"].relocate(LOW, 320, 640)
     searched = []
 
-    async def submit(_client: str, _target: object, search: bytes) -> Answer:
+    async def submit(_client: str, _target: object, search: bytes, _expires_at: float | None) -> Answer:
         searched.append(search)
         return answer_of()
 

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import msgspec
 import pytest
 import tiny
 
@@ -21,6 +22,7 @@ from service.messages import (
     BatchStarted,
     BatchStats,
     Cancel,
+    Expired,
     Failed,
     Hello,
     MemoryMissing,
@@ -208,6 +210,13 @@ def test_a_cancelled_item_is_not_run(worker: Worker, front: Attached) -> None:
     front.say(item(1, 1), item(2, 2), Cancel(1))
     worker.step()
     assert front.hear() == BatchStarted((2,))
+
+
+def test_an_item_that_waited_too_long_is_told_so_and_not_run(worker: Worker, front: Attached) -> None:
+    late, good = item(1, 1), item(2, 2)
+    front.say(msgspec.structs.replace(late, expires_at=99.9), msgspec.structs.replace(good, expires_at=100.1))
+    worker.step()
+    assert front.hear_all(Expired, BatchStarted) == [Expired(1), BatchStarted((2,))]
 
 
 def test_crops_of_a_wrong_size_fail_before_they_reach_the_device(worker: Worker, front: Attached) -> None:

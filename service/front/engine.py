@@ -5,6 +5,7 @@ templates of its memory only where this worker is not known to hold them. The wo
 
 * `Predicted`: the answer of `submit`;
 * `MemoryMissing`: the memory was evicted; the item is sent again, with its templates and its first arrival time;
+* `Expired`: its time was over before its turn came; FrameTooOld;
 * `Failed`: DeviceError.
 
 `BatchStarted` says that items are on the device. When the link ends, nothing is known to be held any more, and every
@@ -30,7 +31,7 @@ from weakref import WeakKeyDictionary
 
 from model.crop import Image
 from model.geometry import CropBox
-from service.errors import DeviceError, PoisonedFrame, ServiceError, WorkerUnavailable
+from service.errors import DeviceError, FrameTooOld, PoisonedFrame, ServiceError, WorkerUnavailable
 from service.front.hello import WorkerChanged, check_same, greet
 from service.front.outbox import Item, Outbox
 from service.link import WorkerLink
@@ -38,6 +39,7 @@ from service.messages import (
     BatchStarted,
     BatchStats,
     Cancel,
+    Expired,
     Failed,
     Hello,
     MemoryMissing,
@@ -181,18 +183,26 @@ class Engine:
         """Whether the worker's device answered a ping lately, or was lost so lately that its restart is worth waiting for."""
         return self._clock() < self._ready_until
 
-    async def submit(self, client: str, target: MemorySource, search: bytes, arrived_at: float | None = None) -> Answer:
+    async def submit(
+        self,
+        client: str,
+        target: MemorySource,
+        search: bytes,
+        arrived_at: float | None = None,
+        expires_at: float | None = None,
+    ) -> Answer:
         """Find the target in its search crop (uint8 RGB, search_size squared, as bytes).
 
-        `client` is whom the worker is fair to, `arrived_at` is now unless given. Raises WorkerUnavailable when the timeout has
-        passed since, DeviceError where the worker cannot run this crop, PoisonedFrame where it died of it twice, LinkLost where
-        another worker can have it. Cancelling the caller cancels the item.
+        `client` is whom the worker is fair to, `arrived_at` is now unless given. Raises FrameTooOld where its turn has not come
+        by `expires_at`, WorkerUnavailable when the timeout has passed since the arrival, DeviceError where the worker cannot run
+        this crop, PoisonedFrame where it died of it twice, LinkLost where another worker can have it. Cancelling the caller
+        cancels the item.
         """
         self._count(target)
         item_id = next(self._ids)
         now = self._clock()
         arrived_at = now if arrived_at is None else arrived_at
-        self._items[item_id] = Item(client, target.memory_key, target.templates, search, arrived_at)
+        self._items[item_id] = Item(client, target.memory_key, target.templates, search, arrived_at, expires_at)
         answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         self._answers[item_id] = answer
         self._post(item_id)
@@ -288,6 +298,8 @@ class Engine:
                     CropBox(*message.box), message.score, message.queue_seconds, message.backbone_seconds, message.batch_size
                 )
                 self._settle(message.item_id, answer)
+            case Expired():
+                self._settle(message.item_id, FrameTooOld("its max_frame_age was over before its turn at the device came"))
             case Failed():
                 self._settle(message.item_id, DeviceError(message.message))
             case MemoryMissing():

@@ -62,12 +62,12 @@ class Fleet:
         """Whether any worker's device answered lately, or is worth waiting for."""
         return any(engine.is_ready() for engine in self._engines)
 
-    async def submit(self, owner: Owner, target: MemorySource, search: bytes) -> Answer:
+    async def submit(self, owner: Owner, target: MemorySource, search: bytes, expires_at: float | None) -> Answer:
         """Find one of the owner's targets in its search crop. Raises what Engine.submit does, but LinkLost."""
         arrived_at = self._clock()
         while True:
             try:
-                return await self._engine_of(owner).submit(owner.client, target, search, arrived_at)
+                return await self._engine_of(owner).submit(owner.client, target, search, arrived_at, expires_at)
             except LinkLost:
                 continue
 

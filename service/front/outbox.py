@@ -19,6 +19,7 @@ class Item:
     templates: tuple[Image, ...]
     search: bytes
     arrived_at: float
+    expires_at: float | None
     alone: bool = False
 
 
@@ -67,4 +68,6 @@ class Outbox:
         is_known = item.memory_key in self._known
         self._known.add(item.memory_key)
         templates = () if is_known else tuple(crop.tobytes() for crop in item.templates)
-        return TrackItem(item_id, item.client, item.memory_key, item.search, templates, item.arrived_at, item.alone)
+        return TrackItem(
+            item_id, item.client, item.memory_key, item.search, templates, item.arrived_at, item.alone, item.expires_at
+        )

@@ -62,8 +62,8 @@ _log = logging.getLogger(__name__)
 class Predictor(Protocol):
     """What a step needs of the workers."""
 
-    async def submit(self, owner: Owner, target: MemorySource, search: bytes) -> Answer:
-        """Find the target in its search crop. Raises ServiceError."""
+    async def submit(self, owner: Owner, target: MemorySource, search: bytes, expires_at: float | None) -> Answer:
+        """Find the target in its search crop. Raises ServiceError, FrameTooOld where its turn has not come by `expires_at`."""
 
 
 class FrameTracker:
@@ -153,12 +153,17 @@ class FrameTracker:
         return result
 
     def _check_age(self, session: Session, frame: Frame) -> None:
+        expires_at = self._expiry(session, frame)
+        if expires_at is not None and expires_at < (now := self._clock.monotonic()):
+            limit = session.options.max_frame_age_seconds
+            raise FrameTooOld(f"frame {frame.number} is {now - expires_at:.3f} s over max_frame_age, which is {limit:g} s")
+
+    def _expiry(self, session: Session, frame: Frame) -> float | None:
+        """When the frame is too old, in monotonic seconds; None where it never is."""
         limit = session.options.max_frame_age_seconds
         if limit is None or frame.capture_time is None or frame.commands:
-            return
-        age = self._clock.wall() - frame.capture_time
-        if age > limit:
-            raise FrameTooOld(f"frame {frame.number} is {age:.3f} s old, max_frame_age is {limit:g} s")
+            return None
+        return self._clock.monotonic() + frame.capture_time + limit - self._clock.wall()
 
     def _kit(self, options: SessionOptions) -> Kit:
         config = replace(self._model, search_factor=options.search_factor)
@@ -172,7 +177,7 @@ class FrameTracker:
         followed = {name: target for name, target in commanded.targets.items() if name not in commanded.started}
         picture = await self._showing(frame, picture, (target.search_window for target in followed.values()))
         asked_at = self._clock.monotonic()
-        outcomes = await self._ask(session, followed, picture.image)
+        outcomes = await self._ask(session, followed, picture.image, self._expiry(session, frame))
         picture = await self._showing(frame, picture, _views(followed, outcomes, picture.image))
         reports = {name: commanded.targets[name].report for name in commanded.started}
         failures: dict[str, ServiceError] = {}
@@ -204,15 +209,17 @@ class FrameTracker:
         self._metrics.on_decoded(whole.seconds - picture.seconds)
         return whole
 
-    async def _ask(self, session: Session, targets: Mapping[str, Target], image: Image) -> dict[str, Answer | ServiceError]:
+    async def _ask(
+        self, session: Session, targets: Mapping[str, Target], image: Image, expires_at: float | None
+    ) -> dict[str, Answer | ServiceError]:
         """The engine's answer for every target; all are asked at once, so that they can share a batch."""
         if len(targets) == 1:  # most sessions: a task of its own costs 40 us
             name, target = next(iter(targets.items()))
-            return {name: await self._ask_one(session, target, image)}
-        asked = (self._ask_one(session, target, image) for target in targets.values())
+            return {name: await self._ask_one(session, target, image, expires_at)}
+        asked = (self._ask_one(session, target, image, expires_at) for target in targets.values())
         return dict(zip(targets, await asyncio.gather(*asked), strict=True))
 
-    async def _ask_one(self, session: Session, target: Target, image: Image) -> Answer | ServiceError:
+    async def _ask_one(self, session: Session, target: Target, image: Image, expires_at: float | None) -> Answer | ServiceError:
         try:
             search = await self._search(target, image)
         except ValueError as error:
@@ -220,7 +227,7 @@ class FrameTracker:
         session.lend(target)
         try:
             with self._admission.passage():
-                return await self._predictor.submit(session, target, search.tobytes())
+                return await self._predictor.submit(session, target, search.tobytes(), expires_at)
         except ServiceError as error:
             return error.told()
 

@@ -1,5 +1,6 @@
 """Which items the device runs next. Plain values: no torch, no clock, no threads."""
 
+import math
 from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
@@ -15,10 +16,13 @@ class Waiting(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """What a step does: `items` share the device, `missing` go back because nobody has their memory."""
+    """What a step does: `items` share the device, `missing` go back because nobody has their memory, `expired` because it is
+    too late for them.
+    """
 
     items: tuple[Waiting, ...]
     missing: tuple[Waiting, ...]
+    expired: tuple[Waiting, ...]
 
 
 class Scheduler:
@@ -51,12 +55,15 @@ class Scheduler:
         """Drop all items of a connection: nobody is left to hear of them."""
         self._waiting = {key: waiting for key, waiting in self._waiting.items() if waiting.connection != connection}
 
-    def next_batch(self, holds: Callable[[bytes], bool]) -> Batch:
-        """Take the items of the next step out of the queue. `holds` tells whether a memory key is on the device.
+    def next_batch(self, holds: Callable[[bytes], bool], now: float) -> Batch:
+        """Take the items of the next step out of the queue. `holds` tells whether a memory key is on the device; `now` is on
+        the clock of the items.
 
         An item without templates whose memory is not held is missing at once, unless another item that waits brings the
         same memory: then it waits for that one.
         """
+        expired = tuple(each for each in self._waiting.values() if (each.item.expires_at or math.inf) < now)
+        self._take(expired)
         brought = {waiting.item.memory_key for waiting in self._waiting.values() if waiting.item.templates}
         missing = tuple(
             waiting
@@ -66,7 +73,7 @@ class Scheduler:
         self._take(missing)
         items = self._choose(holds)
         self._take(items)
-        return Batch(items, missing)
+        return Batch(items, missing, expired)
 
     def _choose(self, holds: Callable[[bytes], bool]) -> tuple[Waiting, ...]:
         chosen: list[Waiting] = []

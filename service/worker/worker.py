@@ -26,6 +26,7 @@ from service.messages import (
     BatchStarted,
     BatchStats,
     Cancel,
+    Expired,
     Failed,
     MemoryMissing,
     Message,
@@ -121,12 +122,14 @@ class Worker:
         """Wait until there is something to do, and do one batch of it. Raises RuntimeError where the device is lost."""
         with self._changed:
             self._changed.wait_for(lambda: len(self._scheduler) or self._pings)
-            batch = self._scheduler.next_batch(self._table.holds)
+            batch = self._scheduler.next_batch(self._table.holds, self._clock())
             lease = self._table.pin([(each.item.memory_key, each.connection) for each in batch.items])
             pings, self._pings = self._pings, []
             self._changed.notify_all()
         for missing in batch.missing:
             self._send(missing.connection, MemoryMissing(missing.item.item_id))
+        for expired in batch.expired:
+            self._send(expired.connection, Expired(expired.item.item_id))
         if batch.items:
             self._run(batch, lease)
         for connection, ping in pings:
