@@ -81,8 +81,16 @@ def test_encodes_are_limited_and_do_not_hold_up_what_is_held() -> None:
         waiting(1, age=9, brings=True), waiting(2, age=8, brings=True), waiting(3, age=7, brings=True), waiting(4, age=1),
         max_encodes=2,
     )  # fmt: skip
-    assert ids(scheduler.next_batch(holding(b"\x04"), now=0).items) == [1, 2, 4]
+    assert ids(scheduler.next_batch(holding(b"\x04"), now=0).items) == [1, 4, 2]
     assert ids(scheduler.next_batch(holding(b"\x04"), now=0).items) == [3]
+
+
+def test_of_a_full_batch_one_in_eight_is_encoded_first() -> None:
+    bringing = [waiting(number, age=99 - number, brings=True) for number in range(8)]
+    held = [waiting(number, key=b"held", age=50 - number) for number in range(10, 30)]
+    scheduler = queue(*bringing, *held, max_batch=16, max_encodes=4)
+    assert ids(scheduler.next_batch(holding(b"held"), now=0).items) == [0, 1, *range(10, 24)]
+    assert ids(scheduler.next_batch(holding(b"held"), now=0).items) == [2, 3, *range(24, 30), 4, 5]
 
 
 def test_items_that_share_a_memory_need_one_encode() -> None:

@@ -7,6 +7,9 @@ from typing import NamedTuple
 
 from service.messages import TrackItem
 
+# One in so many items of a full batch may have its templates encoded first.
+_ENCODE_SHARE = 8
+
 
 class Waiting(NamedTuple):
     """An item and the number of the connection it came by; item ids are unique within a connection."""
@@ -28,9 +31,10 @@ class Batch(NamedTuple):
 class Scheduler:
     """The queue in front of the device.
 
-    Oldest first, but fair: nobody's second item goes before everybody's first. At most `max_batch` items a step, and of
-    those that need their templates encoded first at most `max_encodes` memories, so that after a restart the targets
-    already encoded go on at full rate while the others come back few by few. An item marked `alone` has a batch of its own.
+    Oldest first, but fair: nobody's second item goes before everybody's first. At most `max_batch` items a step. Of those that
+    need their templates encoded first, one in eight goes in its turn, and up to `max_encodes` memories where there would be room
+    left: so after a restart, or with more targets than slots, the targets already encoded go on at nearly full rate while the
+    others come back few by few. An item marked `alone` has a batch of its own.
     """
 
     def __init__(self, max_batch: int, max_encodes: int) -> None:
@@ -78,18 +82,23 @@ class Scheduler:
     def _choose(self, holds: Callable[[bytes], bool]) -> tuple[Waiting, ...]:
         chosen: list[Waiting] = []
         encodes: set[bytes] = set()
-        for waiting in _in_turn(self._waiting.values()):
-            item = waiting.item
-            if item.alone and chosen:
-                continue
-            if not holds(item.memory_key):
-                full = len(encodes) == self._max_encodes and item.memory_key not in encodes
-                if full or not item.templates:
+        candidates = _in_turn(self._waiting.values())
+        for limit in (max(1, self.max_batch // _ENCODE_SHARE), self._max_encodes):
+            passed: list[Waiting] = []
+            for each in candidates:
+                key = each.item.memory_key
+                is_ready = holds(key) or (
+                    each.item.templates and (key in encodes or len(encodes) < min(limit, self._max_encodes))
+                )
+                if not is_ready or (each.item.alone and chosen):
+                    passed.append(each)
                     continue
-                encodes.add(item.memory_key)
-            chosen.append(waiting)
-            if item.alone or len(chosen) >= self.max_batch:
-                break
+                chosen.append(each)
+                if not holds(key):
+                    encodes.add(key)
+                if each.item.alone or len(chosen) >= self.max_batch:
+                    return tuple(chosen)
+            candidates = passed
         return tuple(chosen)
 
     def _take(self, taken: Iterable[Waiting]) -> None:
