@@ -1,5 +1,6 @@
 """A device that runs out of memory: smaller batches, then fewer slots, and only then is anything refused."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,7 @@ import tiny
 import torch
 from test_worker import Attached, item
 
+from model.compiled import CompiledMixFormer
 from model.mixformer import MixFormer
 from service.messages import BatchStarted, BatchStats, Failed, MemoryMissing, Predicted
 from service.pulse import Pulse
@@ -24,15 +26,18 @@ def runner(tiny_weights: Path) -> Runner:
 def limit(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The most items that a pass has memory for, to be set by the test; and after it, the sizes of the passes that failed."""
     most: list[int] = []
-    track = MixFormer.track
 
-    def failing(self: MixFormer, crops: torch.Tensor, *others: object) -> object:
-        if most and len(crops) > most[0]:
-            most.append(len(crops))
-            raise torch.OutOfMemoryError("no room")
-        return track(self, crops, *others)  # type: ignore[arg-type]
+    def failing(track: Callable[..., object]) -> Callable[..., object]:
+        def limited(self: object, crops: torch.Tensor, *others: object) -> object:
+            if most and len(crops) > most[0]:
+                most.append(len(crops))
+                raise torch.OutOfMemoryError("no room")
+            return track(self, crops, *others)
 
-    monkeypatch.setattr(MixFormer, "track", failing)
+        return limited
+
+    for network in (MixFormer, CompiledMixFormer):
+        monkeypatch.setattr(network, "track", failing(network.track))
     return most
 
 
@@ -66,7 +71,8 @@ def test_the_allocator_of_the_cpu_has_words_of_its_own(runner: Runner, monkeypat
     def full(*_: object) -> None:
         torch.empty(2**50, dtype=torch.uint8)
 
-    monkeypatch.setattr(MixFormer, "track", full)
+    for network in (MixFormer, CompiledMixFormer):
+        monkeypatch.setattr(network, "track", full)
     (outcome,) = runner.run(works(1)).outcomes
     assert isinstance(outcome, Refused) and outcome.is_for_memory
 

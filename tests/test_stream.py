@@ -23,7 +23,7 @@ async def test_a_write_that_fails_after_its_stream_was_cancelled_is_not_reported
     async def read() -> None:
         return None
 
-    stream = Stream(given.session(), given.front.tracker, read, send, given.front.clock)
+    stream = Stream(given.session(), given.front, read, send)
     running = asyncio.create_task(stream.run(pb.TrackStreamRequest()))
     await writing.wait()
     running.cancel()
