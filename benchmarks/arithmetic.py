@@ -4,10 +4,11 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.networks import search_crops, served_network, template_crops
+from benchmarks.networks import folded_network, search_crops, template_crops
 from benchmarks.timing import Figure, Options, seconds_in_turn
 from model.memory import TemplateMemory
 from model.mixformer import MixFormer
+from service.device import choose_network
 
 VARIANT = "mixvit_tiny"
 GEMM_SIDE = 2048
@@ -16,11 +17,12 @@ GEMM_SIDE = 2048
 @torch.inference_mode()
 def measure(options: Options) -> dict[str, Figure]:
     """FLOP/s of the pass over FLOP/s of the product, and both."""
-    model = served_network(VARIANT)
+    model = folded_network(VARIANT)
+    served = choose_network(model, threads=options.threads)
     search, memory = search_crops(model), model.encode(template_crops(model))
     left, right = torch.randn(2, GEMM_SIDE, GEMM_SIDE)
     of_pass, of_gemm = count_flops(model, search, memory), 2 * GEMM_SIDE**3
-    seconds = seconds_in_turn({"gemm": lambda: left @ right, "pass": lambda: model.track(search, memory)}, options)
+    seconds = seconds_in_turn({"gemm": lambda: left @ right, "pass": lambda: served.track(search, memory)}, options)
     pairs = zip(seconds["pass"], seconds["gemm"], strict=True)
     shares = [of_pass / ours / (of_gemm / gemm) for ours, gemm in pairs]
     raw = {f"{name}_seconds": values for name, values in seconds.items()} | {"pass_gflop": [of_pass / 1e9]}

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from model.config import VARIANTS
 from model.layers import fold_batch_norms
-from model.mixformer import MixFormer
+from model.mixformer import MixFormer, Network
 
 
 def random_network(name: str) -> MixFormer:
@@ -14,8 +14,8 @@ def random_network(name: str) -> MixFormer:
     return MixFormer(VARIANTS[name]).eval().requires_grad_(False)
 
 
-def served_network(name: str) -> MixFormer:
-    """The same network as it is served: folded."""
+def folded_network(name: str) -> MixFormer:
+    """The same network as a checkpoint gives it: folded."""
     model = random_network(name)
     fold_batch_norms(model)
     return model
@@ -26,11 +26,11 @@ def random_crops(*shape: int) -> Tensor:
     return torch.randint(0, 256, (*shape, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 
 
-def template_crops(model: MixFormer) -> Tensor:
+def template_crops(model: Network) -> Tensor:
     """A template and an online template, uint8 [1, 2, T, T, 3]."""
     return random_crops(1, 2, model.config.template_size, model.config.template_size)
 
 
-def search_crops(model: MixFormer) -> Tensor:
+def search_crops(model: Network) -> Tensor:
     """uint8 [1, S, S, 3]."""
     return random_crops(1, model.config.search_size, model.config.search_size)

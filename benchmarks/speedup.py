@@ -3,8 +3,9 @@
 import torch
 
 from benchmarks import original
-from benchmarks.networks import random_network, search_crops, served_network, template_crops
+from benchmarks.networks import folded_network, random_network, search_crops, template_crops
 from benchmarks.timing import Figure, Options, ratio, seconds_in_turn
+from service.device import choose_network
 
 VARIANT = "mixcvt_base"
 
@@ -12,7 +13,7 @@ VARIANT = "mixcvt_base"
 @torch.inference_mode()
 def measure(options: Options) -> dict[str, Figure]:
     """How many times faster, and our frames a second. Raises ValueError where the two do not give the same boxes."""
-    theirs, ours = random_network(VARIANT), served_network(VARIANT)
+    theirs, ours = random_network(VARIANT), choose_network(folded_network(VARIANT), threads=options.threads)
     theirs.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     templates, search = template_crops(ours), search_crops(ours)
     kept, memory = original.remember(theirs, templates), ours.encode(templates)

@@ -28,6 +28,13 @@ def write_shards(folder: Path) -> Shards:
     return Shards(folder, NAMES)
 
 
+def write_patches(folder: Path) -> Shards:
+    """The same, and small pictures, every second with its object at the border."""
+    write_shards(folder)
+    _write(folder / "tiny_imagenet.tar", [_boxed(number, x=60 if number % 2 else 0) for number in range(6)])
+    return Shards(folder, (*NAMES, "tiny_imagenet"))
+
+
 def red_box(crop: Image) -> tuple[float, float, float, float]:
     """Corners of what is red in the crop, in shares of its side; zeros where nothing is."""
     value = crop.astype(int)
@@ -59,9 +66,9 @@ def _frame(name: str, number: int) -> Picture:
     return entry, {f"{stem}.png": image, f"{stem}.mask.png": mask}
 
 
-def _boxed(number: int) -> Picture:
-    image, _ = _with_block(40 + number, 60, 50)
-    return {"image": f"{number}.png", "boxes": [[60, 50, 24, 16]]}, {f"{number}.png": image}
+def _boxed(number: int, x: int = 60) -> Picture:
+    image, _ = _with_block(40 + number, x, 50)
+    return {"image": f"{number}.png", "boxes": [[x, 50, 24, 16]]}, {f"{number}.png": image}
 
 
 def _write(path: Path, pictures: list[Picture]) -> None:

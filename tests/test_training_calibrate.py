@@ -10,7 +10,18 @@ from model.checkpoint import load_model
 from model.config import UpdateRule
 from model.geometry import Box
 from model.target import TargetStatus
-from training.calibrate import Shot, Sight, fitted, held_out_videos, reliability, roc_area, vanishing, watch
+from training.calibrate import (
+    Shot,
+    Sight,
+    fitted,
+    judged,
+    left_out,
+    roc_area,
+    vanishing,
+    videos_of,
+    watch,
+    watch_first_template,
+)
 
 TRACKED = TargetStatus.TRACKED
 
@@ -45,7 +56,7 @@ def test_roc_area_is_the_share_of_pairs_in_order(higher: list[float], lower: lis
 
 def test_every_scene_ends_where_its_target_is_not(tmp_path: Path) -> None:
     shards = write_shards(tmp_path)
-    (held_out,) = held_out_videos(shards)
+    (held_out,) = videos_of(shards.validation())
     other = [record for record in shards.training() if record.sequence == "swan"]
     first, second = (list(scene) for scene in vanishing(shards, [held_out, other]))
     assert [shot.box is None for shot in first] == [False] * len(held_out) + [True] * len(other)
@@ -55,16 +66,29 @@ def test_every_scene_ends_where_its_target_is_not(tmp_path: Path) -> None:
 
 def test_one_video_alone_is_refused(tmp_path: Path) -> None:
     shards = write_shards(tmp_path)
-    with pytest.raises(ValueError, match="1 held-out videos"):
-        list(vanishing(shards, held_out_videos(shards)))
+    with pytest.raises(ValueError, match="1 videos"):
+        list(vanishing(shards, videos_of(shards.validation())))
 
 
 def test_reliability_counts_from_the_frame_that_lost_the_target(tiny_weights: Path) -> None:
-    loaded = load_model(tiny_weights)
+    network = load_model(tiny_weights).model
     image = np.random.default_rng(0).integers(0, 255, (120, 160, 3), dtype=np.uint8)
     scene = [Shot(image, Box(40, 40, 30, 30))] * 3 + [Shot(image, None)] * 6
     always_lost = UpdateRule(lost_threshold=1.0, found_threshold=1.0, lost_after=4)
-    assert len(watch(loaded, always_lost, scene)) == 8
-    assert reliability(loaded, always_lost, [scene]).frames_until_lost == (2,)  # two frames were low before it went
+    assert len(watch(network, always_lost, scene)) == 8
+    assert judged([watch(network, always_lost, scene)]).frames_until_lost == (2,)  # two frames were low before it went
     never_lost = UpdateRule(lost_threshold=0.0)
-    assert reliability(loaded, never_lost, [scene]).frames_until_lost == (6,)
+    assert judged([watch(network, never_lost, scene)]).frames_until_lost == (6,)
+
+
+def test_a_scene_is_judged_without_what_was_seen_in_it(tiny_weights: Path) -> None:
+    network = load_model(tiny_weights).model
+    image = np.random.default_rng(0).integers(0, 255, (120, 160, 3), dtype=np.uint8)
+    scene = [Shot(image, Box(40, 40, 30, 30))] * 2 + [Shot(image, None)] * 6
+    (sights_of_it,) = watch_first_template(network, UpdateRule(), [scene])
+    score = sights_of_it[0].score
+    low, high = (
+        sights([score - 0.2], 0.0) + sights([score - 0.1], 0.9),
+        sights([score + 0.05], 0.0) + sights([score + 0.1], 0.9),
+    )
+    assert left_out(network, UpdateRule(), [scene, scene], [high, low]).frames_until_lost == (6, 4)

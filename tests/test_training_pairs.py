@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from shards import red_box, write_shards
+from shards import red_box, write_patches, write_shards
 
 from model.config import VARIANTS
 from training.augment import Augmentation
@@ -20,6 +20,11 @@ CLEAN = Augmentation(joint_color=0.0, single_color=0.0, grayscale=0.0, blur=0.0,
 @pytest.fixture(scope="module")
 def shards(tmp_path_factory: pytest.TempPathFactory) -> Shards:
     return write_shards(tmp_path_factory.mktemp("shards"))
+
+
+@pytest.fixture(scope="module")
+def with_patches(tmp_path_factory: pytest.TempPathFactory) -> Shards:
+    return write_patches(tmp_path_factory.mktemp("patches"))
 
 
 def sampler(shards: Shards, settings: PairSettings, seed: int = 0) -> PairSampler:
@@ -57,17 +62,27 @@ def test_box_of_an_example_is_where_its_target_is(shards: Shards, source: str) -
     assert np.quantile(errors, 0.5) < 0.04
 
 
-def test_template_shows_its_target_in_the_middle_half(shards: Shards) -> None:
-    example = sampler(shards, PairSettings(shares={"video": 1.0}, augmentation=CLEAN)).example(0)
+@pytest.mark.parametrize("source", ["video", "small"])
+def test_template_shows_its_target_in_the_middle_half(with_patches: Shards, source: str) -> None:
+    example = sampler(with_patches, PairSettings(shares={source: 1.0}, augmentation=CLEAN)).example(0)
     x1, y1, x2, y2 = red_box(example.templates[0])
     assert (x1 + x2) / 2 == pytest.approx(0.5, abs=0.03)
     assert (y1 + y2) / 2 == pytest.approx(0.5, abs=0.03)
     assert np.sqrt((x2 - x1) * (y2 - y1)) == pytest.approx(1 / CONFIG.template_factor, abs=0.08)
 
 
-@pytest.mark.parametrize("source", ["video", "boxed", "region", "pasted"])
-def test_target_stays_in_the_search_region(shards: Shards, source: str) -> None:
-    examples = [sampler(shards, PairSettings(shares={source: 1.0})).example(index) for index in range(30)]
+def test_small_pictures_are_targets_only_where_the_border_is_away_from_the_object(with_patches: Shards) -> None:
+    sources, rng = Sources(with_patches, with_patches.training()), np.random.default_rng(0)
+    drawn = [sources.draw("small", rng, gap=0).template for _ in range(40)]
+    assert {view.layers[-1].image.tobytes() for view in drawn} == {
+        with_patches.image(record).tobytes() for record in with_patches.training()
+        if record.shard == "tiny_imagenet" and record.boxes[0].x == 60
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("source", ["video", "boxed", "small", "region", "pasted"])
+def test_target_stays_in_the_search_region(with_patches: Shards, source: str) -> None:
+    examples = [sampler(with_patches, PairSettings(shares={source: 1.0})).example(index) for index in range(30)]
     boxes = np.array([example.box for example in examples])
     assert boxes.min() >= 0.0
     assert boxes.max() <= 1.0

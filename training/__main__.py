@@ -7,9 +7,10 @@ from pathlib import Path
 import torch
 
 from model.checkpoint import load_model, save_model
+from model.compiled import CompiledMixFormer
 from model.mixformer import MixFormer
 from model.official import CheckpointError
-from training.calibrate import calibrated, held_out_videos, reliability, vanishing
+from training.calibrate import fitted, judged, left_out, vanishing, videos_of, watch, watch_first_template
 from training.evaluate import evaluate, followers, table, write_json
 from training.loop import Trainer, averaged
 from training.recipe import Recipe, RecipeError, read_recipe
@@ -92,12 +93,17 @@ def _write(model: MixFormer, recipe: Recipe, arguments: argparse.Namespace) -> i
 
 
 def _calibrate(arguments: argparse.Namespace) -> int:
+    """Fit to the held-out videos; judge each of them by the others, and all by videos that only the network has seen."""
     loaded = load_model(arguments.weights)
+    network = CompiledMixFormer(loaded.model, torch.get_num_threads())
     shards = Shards(data_folder(arguments.data) / "train", VIDEO_SHARDS)
-    scenes = list(vanishing(shards, held_out_videos(shards)))
-    rule = calibrated(loaded, scenes)
+    scenes = list(vanishing(shards, videos_of(shards.validation())))
+    seen = watch_first_template(network, loaded.update_rule, scenes)
+    rule = fitted(loaded.update_rule, [sight for sights in seen for sight in sights])
     print(rule)
-    print(reliability(loaded, rule, scenes))
+    print(f"held-out videos, each with thresholds of the others: {left_out(network, loaded.update_rule, scenes, seen)}")
+    trained = [watch(network, rule, scene) for scene in vanishing(shards, videos_of(shards.training()))]
+    print(f"training videos, with the thresholds of the held-out ones: {judged(trained)}")
     save_model(arguments.weights, loaded.model, rule, loaded.metadata)
     print(f"written: {arguments.weights}")
     return 0

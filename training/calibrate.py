@@ -8,10 +8,10 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from model.checkpoint import LoadedModel
 from model.config import UpdateRule
 from model.crop import Image
 from model.geometry import Box, overlap
+from model.mixformer import Network
 from model.target import TargetStatus
 from model.tracker import Tracker
 from training.shards import Record, Shards
@@ -63,10 +63,10 @@ class Reliability:
         )
 
 
-def held_out_videos(shards: Shards) -> list[list[Record]]:
-    """The validation videos, frames in order."""
+def videos_of(records: Iterable[Record]) -> list[list[Record]]:
+    """The videos among the pictures, frames in order."""
     videos: dict[str, list[Record]] = {}
-    for record in shards.validation():
+    for record in records:
         if record.sequence and record.boxes:
             videos.setdefault(record.sequence, []).append(record)
     return [sorted(frames, key=lambda record: record.frame) for frames in videos.values()]
@@ -75,7 +75,7 @@ def held_out_videos(shards: Shards) -> list[list[Record]]:
 def vanishing(shards: Shards, videos: Sequence[Sequence[Record]]) -> Iterator[Iterable[Shot]]:
     """Every video, each cut after its end to the next video, where its target is not. Raises ValueError below two videos."""
     if len(videos) < 2:
-        raise ValueError(f"{len(videos)} held-out videos: a target can only vanish into another one")
+        raise ValueError(f"{len(videos)} videos: a target can only vanish into another one")
     for frames, other in pairwise([*videos, videos[0]]):
         shown = [Shot(shards.image(record), record.boxes[0]) for record in frames]
         height, width = shown[0].image.shape[:2]
@@ -83,10 +83,9 @@ def vanishing(shards: Shards, videos: Sequence[Sequence[Record]]) -> Iterator[It
         yield [*shown, *gone]
 
 
-def calibrated(loaded: LoadedModel, scenes: Sequence[Iterable[Shot]]) -> UpdateRule:
-    """The weights' rule with the thresholds that fit what its tracker sees in `scenes` with its first template alone."""
-    rule = replace(loaded.update_rule, update_interval=_NEVER)
-    return fitted(loaded.update_rule, [sight for scene in scenes for sight in watch(loaded, rule, scene)])
+def watch_first_template(network: Network, rule: UpdateRule, scenes: Sequence[Iterable[Shot]]) -> list[list[Sight]]:
+    """What the tracker sees in each scene with its first template alone: what thresholds are fitted to."""
+    return [watch(network, replace(rule, update_interval=_NEVER), scene) for scene in scenes]
 
 
 def fitted(rule: UpdateRule, sights: Sequence[Sight]) -> UpdateRule:
@@ -108,9 +107,19 @@ def fitted(rule: UpdateRule, sights: Sequence[Sight]) -> UpdateRule:
     )  # fmt: skip
 
 
-def reliability(loaded: LoadedModel, rule: UpdateRule, scenes: Sequence[Iterable[Shot]]) -> Reliability:
-    """How score and status do under `rule`. Where the rule was fitted to the same scenes, this is the best that can be hoped for."""
-    watched = [watch(loaded, rule, scene) for scene in scenes]
+def left_out(
+    network: Network, rule: UpdateRule, scenes: Sequence[Iterable[Shot]], seen: Sequence[Sequence[Sight]]
+) -> Reliability:
+    """How score and status do where every scene is judged by thresholds fitted to what was `seen` in the others."""
+    watched = []
+    for number, scene in enumerate(scenes):
+        others = [sight for other, sights in enumerate(seen) if other != number for sight in sights]
+        watched.append(watch(network, fitted(rule, others), scene))
+    return judged(watched)
+
+
+def judged(watched: Sequence[Sequence[Sight]]) -> Reliability:
+    """How far score and status could be trusted in these scenes, of which each ends without its target."""
     sights = [sight for scene in watched for sight in scene]
     good = [sight for sight in sights if sight.is_good]
     return Reliability(
@@ -120,13 +129,13 @@ def reliability(loaded: LoadedModel, rule: UpdateRule, scenes: Sequence[Iterable
     )
 
 
-def watch(loaded: LoadedModel, rule: UpdateRule, scene: Iterable[Shot]) -> list[Sight]:
+def watch(network: Network, rule: UpdateRule, scene: Iterable[Shot]) -> list[Sight]:
     """The tracker over one scene, from its first box."""
     shots = iter(scene)
     first = next(shots)
     if first.box is None:
         raise ValueError("the first frame of a scene must show the target")
-    tracker = Tracker(loaded.model, rule)
+    tracker = Tracker(network, rule)
     tracker.start(first.image, first.box)
     sights = []
     for image, box in shots:

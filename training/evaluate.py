@@ -11,6 +11,7 @@ import torch
 from tqdm import tqdm
 
 from model.checkpoint import LoadedModel
+from model.compiled import CompiledMixFormer
 from model.crop import Image
 from model.geometry import Box
 from model.target import NonFinitePredictionError, TargetReport
@@ -36,7 +37,7 @@ class Ours:
         config = loaded.model.config
         if search_factor is not None:
             loaded.model.config = replace(config, search_factor=search_factor)
-        self._tracker = Tracker(loaded.model, loaded.update_rule)
+        self._tracker = Tracker(CompiledMixFormer(loaded.model, torch.get_num_threads()), loaded.update_rule)
         self.report: TargetReport
 
     def start(self, image: Image, box: Box) -> None:
