@@ -13,7 +13,7 @@ from typing import NamedTuple
 import psutil
 
 from mixformer.tracking.v1 import tracking_pb2 as pb
-from service.client import TrackingClient, to_frame
+from service.client import TrackingClient
 from service.client_session import ClientSession
 from service.commands.clip import Clip
 from service.config import ServeSettings
@@ -70,7 +70,7 @@ class Load:
         async with TrackingClient(self.address) as client, ClientSession(client, pb.SessionOptions(), 0) as stream:
             while not self.is_over or received < sent:
                 while not self.is_over and sent < received + FRAMES_AHEAD:
-                    await stream.send(to_frame(sent, self.clip.frame(sent)), [] if sent else start)
+                    await stream.send(sent, self.clip.frame(sent), [] if sent else start)
                     sent += 1
                 await stream.receive()
                 received += 1

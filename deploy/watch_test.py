@@ -23,7 +23,7 @@ from asking import CheckFailed, Prometheus, require
 from serving import Serving, free_ports, serving
 
 from mixformer.tracking.v1 import tracking_pb2 as pb
-from service.client import TrackingClient, to_frame
+from service.client import TrackingClient
 from service.client_session import ClientSession
 
 OUTPUT = Path("build/watch-test")
@@ -90,7 +90,7 @@ def load(served: Serving, prometheus: Prometheus) -> str:
 async def send_no_picture(server: str) -> int:
     """What becomes of a frame that is none."""
     async with TrackingClient(server) as client, ClientSession(client, pb.SessionOptions()) as session:
-        await session.send(to_frame(0, b"no picture"), [])
+        await session.send(0, b"no picture")
         return (await session.receive()).outcome
 
 

@@ -11,6 +11,7 @@ import random
 import secrets
 import time
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
@@ -18,7 +19,8 @@ from typing import Self
 import grpc
 
 from mixformer.tracking.v1 import tracking_pb2 as pb
-from service.client import ClientError, TrackingClient, TrackingStream
+from service.client import ClientError, TrackingClient, TrackingStream, to_frame
+from service.decode import Payload
 
 PATIENCE_SECONDS = 30.0
 # Answered frames that are kept for the next server: ten seconds of a camera at 25 Hz.
@@ -35,12 +37,14 @@ _REFUSED_TOKEN = {grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.FAILED_PRECO
 
 @dataclass
 class _Sent:
-    request: pb.TrackStreamRequest
+    number: int
+    payload: Payload
+    commands: Sequence[pb.TargetCommand]
     is_answered: bool = False
 
-    @property
-    def number(self) -> int:
-        return self.request.frame.frame_number
+    def request(self, ensured: Sequence[pb.TargetCommand]) -> pb.TrackStreamRequest:
+        """The message, made when it is sent: what is kept is the caller's bytes and no copy."""
+        return pb.TrackStreamRequest(frame=to_frame(self.number, self.payload), targets=[*ensured, *self.commands])
 
 
 class ClientSession:
@@ -53,6 +57,8 @@ class ClientSession:
         """`patience_seconds`: how long a broken stream is opened again before its error is raised; 0 means not at all."""
         self.session_id = secrets.token_urlsafe(_ID_BYTES)
         self.times_resumed = 0
+        # Of these: where no server knew the session's targets any more.
+        self.times_begun_anew = 0
         self._client = client
         self._options = pb.SessionOptions()
         self._options.CopyFrom(options)
@@ -90,9 +96,9 @@ class ClientSession:
                 if gone.code is not grpc.StatusCode.NOT_FOUND:
                     raise
 
-    async def send(self, frame: pb.Frame, commands: list[pb.TargetCommand]) -> None:
+    async def send(self, frame_number: int, payload: Payload, commands: Sequence[pb.TargetCommand] = ()) -> None:
         """Sends one frame; waits while flow control holds the stream back. Raises ClientError."""
-        sent = _Sent(pb.TrackStreamRequest(frame=frame, targets=commands))
+        sent = _Sent(frame_number, payload, commands)
         self._kept.append(sent)
         self._unsent.append(sent)
         await self._flush()
@@ -137,17 +143,14 @@ class ClientSession:
                 stream, sent = self._present, self._unsent.popleft()
                 self._expected.append(sent)
                 try:
-                    await stream.send(self._sure(sent.request))
+                    await stream.send(sent.request(self._ensured()))
                 except ClientError as error:
                     await self._resume(stream, error)
 
-    def _sure(self, request: pb.TrackStreamRequest) -> pb.TrackStreamRequest:
-        """The message; the first one of a stream that was opened again sees to it that the targets are there."""
-        if not self._is_unsure:
-            return request
-        self._is_unsure = False
-        ensured = [pb.TargetCommand(target_id=name, ensure=box) for name, box in self._boxes.items()]
-        return pb.TrackStreamRequest(frame=request.frame, targets=[*ensured, *request.targets])
+    def _ensured(self) -> list[pb.TargetCommand]:
+        """The first frame of a stream that was opened again sees to it that the targets are there."""
+        is_unsure, self._is_unsure = self._is_unsure, False
+        return [pb.TargetCommand(target_id=name, ensure=box) for name, box in self._boxes.items()] if is_unsure else []
 
     def _is_news(self, result: pb.FrameResult) -> bool:
         """Take in a result; whether it is the first one of its frame."""
@@ -156,7 +159,7 @@ class ClientSession:
         self._broken_at = None
         if result.outcome == pb.FRAME_OUTCOME_PROCESSED:
             self._boxes = {target.target_id: target.box for target in result.targets}
-        self._forget(down_to=MAX_KEPT if self._token else 0)
+        self._forget(down_to=MAX_KEPT if self._patience else 0)
         return is_news
 
     def _confirm(self, token: pb.ResumeToken) -> None:
@@ -203,6 +206,7 @@ class ClientSession:
         self._is_unsure = True
         seen = session.last_frame_number if session.HasField("last_frame_time") else -1
         is_continued = bool(session.targets)
+        self.times_begun_anew += bool(self._boxes) and not is_continued
         self._expected.clear()
         self._unsent = deque(each for each in self._kept if not each.is_answered or is_continued and each.number > seen)
         if not self._unsent:

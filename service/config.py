@@ -136,6 +136,10 @@ class ServeSettings:
     ] = 0  # fmt: skip
     max_encodes: Annotated[int, Meta(ge=1, le=1024, description="templates encoded in one step")] = 4
     grace_seconds: Annotated[float, Meta(ge=0, le=3600, description="time to drain at shutdown")] = 10.0
+    max_stream_seconds: Annotated[
+        float,
+        Meta(ge=0, le=YEAR_SECONDS, description="a stream is drained after this, so that sessions spread to new servers; 0: never"),
+    ] = 0.0  # fmt: skip
     worker_timeout_seconds: Annotated[float, Meta(gt=0, le=3600, description="longest wait for an answer of the worker")] = 30.0
     worker_silence_seconds: Annotated[
         float, Meta(ge=0.5, le=3600, description="a worker that gives no sign of life for this long is killed")

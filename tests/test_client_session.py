@@ -1,13 +1,18 @@
 """A client's session whose streams break, over servers that give resume tokens, refuse them or know of none."""
 
+import asyncio
+import secrets
 from contextlib import AsyncExitStack
+from pathlib import Path
 
 import grpc
 import pytest
 from fake_service import FakeService, listening
+from pictures import encoded, scene
+from processes import served
 
 from mixformer.tracking.v1 import tracking_pb2 as pb
-from service.client import ClientError, TrackingClient, to_frame
+from service.client import ClientError, TrackingClient
 from service.client_session import ClientSession
 
 BOX = pb.BoundingBox(x=1, y=2, width=3, height=4)
@@ -19,7 +24,7 @@ async def answers(session: ClientSession, numbers: range) -> list[int]:
     """The numbers of the results to these frames, sent one after the other."""
     found = []
     for number in numbers:
-        await session.send(to_frame(number, b"picture"), START if number == 0 else [])
+        await session.send(number, b"picture", START if number == 0 else [])
         result = await session.receive()
         assert [each.box for each in result.targets] == [BOX]
         found.append(result.frame_number)
@@ -29,7 +34,7 @@ async def answers(session: ClientSession, numbers: range) -> list[int]:
 async def together(session: ClientSession, count: int) -> list[int]:
     """The numbers of the results to so many frames, all sent before the first result is taken."""
     for number in range(count):
-        await session.send(to_frame(number, b"picture"), START if number == 0 else [])
+        await session.send(number, b"picture", START if number == 0 else [])
     return [(await session.receive()).frame_number for _ in range(count)]
 
 
@@ -69,7 +74,7 @@ async def test_a_broken_stream_goes_on_from_its_token_and_every_frame_is_answere
     with listening(service) as server:
         async with TrackingClient(server) as client, ClientSession(client, pb.SessionOptions()) as session:
             found = await answers(session, range(9)) if sent is answers else await together(session, 9)
-    assert (found, session.times_resumed) == (list(range(9)), 1)
+    assert (found, session.times_resumed, session.times_begun_anew) == (list(range(9)), 1, 0)
     first, second = service.configs
     assert (first.session_id, second.session_id) == (session.session_id, session.session_id)
     assert not first.resume_token
@@ -85,6 +90,7 @@ async def test_without_a_token_the_session_begins_anew_from_its_last_box() -> No
     with listening(service) as server:
         async with TrackingClient(server) as client, ClientSession(client, pb.SessionOptions()) as session:
             assert await answers(session, range(5)) == [0, 1, 2, 3, 4]
+            assert (session.times_resumed, session.times_begun_anew) == (1, 1)
     assert [frame.frame_number for frame in service.frames] == [0, 1, 2, 3, 3, 4]
     assert list(service.requests[4].targets) == SURE
     assert list(service.requests[5].targets) == []
@@ -136,3 +142,20 @@ async def test_a_server_that_is_not_there_at_first_is_an_error_at_once() -> None
         with pytest.raises(ClientError, match=f"{server}: UNAVAILABLE"):
             async with ClientSession(client, pb.SessionOptions()):
                 pass
+
+
+async def test_a_stream_that_is_old_is_drained_and_its_session_goes_on(tmp_path: Path) -> None:
+    keys = tmp_path / "keys"
+    keys.write_text(f"first {secrets.token_hex(32)}\n")
+    flags = ("--device", "simulated", "--token-keys", str(keys), "--max-stream-seconds", "0.5")
+    picture, start = encoded(scene()), [pb.TargetCommand(initialize=pb.BoundingBox(x=100, y=80, width=40, height=40))]
+    with served(tmp_path, *flags) as running:
+        async with TrackingClient(running.address) as client, ClientSession(client, pb.SessionOptions()) as session:
+            number = 0
+            async with asyncio.timeout(60):
+                while session.times_resumed < 2:
+                    await session.send(number, picture, start if number == 0 else [])
+                    result = await session.receive()
+                    assert (result.frame_number, result.outcome) == (number, pb.FRAME_OUTCOME_PROCESSED)
+                    number += 1
+            assert session.times_begun_anew == 0

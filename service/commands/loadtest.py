@@ -10,7 +10,7 @@ import msgspec
 from tqdm import tqdm
 
 from mixformer.tracking.v1 import tracking_pb2 as pb
-from service.client import ClientError, TrackingClient, to_frame
+from service.client import ClientError, TrackingClient
 from service.client_session import ClientSession
 from service.commands.access import access_of
 from service.commands.clip import Clip, made_up_clip, recorded_clip
@@ -93,13 +93,13 @@ class Camera:
                 tasks.create_task(self._send(session))
                 tasks.create_task(self._receive(session))
         finally:
-            self.tally.resumed(session.times_resumed)
+            self.tally.resumed(session.times_resumed, session.times_begun_anew)
 
     async def _send(self, session: ClientSession) -> None:
         box = pb.BoundingBox(**self.clip.box._asdict())
         start = [pb.TargetCommand(initialize=box)]
         async for number in paced(self.schedule, time.perf_counter, asyncio.sleep):
-            await session.send(to_frame(number, self.clip.frame(number)), start if number == 0 else [])
+            await session.send(number, self.clip.frame(number), start if number == 0 else [])
             self.tally.sent(self.schedule.due_at(number), time.perf_counter())
 
     async def _receive(self, session: ClientSession) -> None:

@@ -13,7 +13,8 @@ from service.commands.summary import Latency, describe_latency, format_table, la
 class LoadReport(msgspec.Struct, frozen=True):
     """What became of the frames. Latencies are those of PROCESSED frames, from the time a frame was due to its result.
 
-    `streams_resumed` counts streams that broke and whose session went on in another one.
+    `streams_resumed` counts streams that broke and whose session went on in another one;
+    `sessions_begun_anew` those of them whose session no server knew any more, so that its targets began at their last boxes.
     `send_delay_seconds` is how late frames were sent: flow control held the stream back, or this client is too slow.
     """
 
@@ -26,6 +27,7 @@ class LoadReport(msgspec.Struct, frozen=True):
     unanswered: int
     stream_errors: dict[str, int]
     streams_resumed: int
+    sessions_begun_anew: int
     frames_per_second: float
     latency_seconds: Latency | None
     send_delay_seconds: Latency | None
@@ -41,6 +43,7 @@ class LoadReport(msgspec.Struct, frozen=True):
             ("unanswered", str(self.unanswered)),
             ("stream errors", _describe(self.stream_errors)),
             ("streams resumed", str(self.streams_resumed)),
+            ("sessions begun anew", str(self.sessions_begun_anew)),
             ("frames/s", f"{self.frames_per_second:.1f}"),
             ("latency p50 / p95 / p99", describe_latency(self.latency_seconds)),
             ("send delay p50 / p95 / p99", describe_latency(self.send_delay_seconds)),
@@ -56,6 +59,7 @@ class Tally:
         self._rejected: Counter[str] = Counter()
         self._stream_errors: Counter[str] = Counter()
         self._resumed = 0
+        self._begun_anew = 0
         self._latencies: list[float] = []
         self._delays: list[float] = []
         self._last_at = 0.0
@@ -77,9 +81,10 @@ class Tally:
         """A stream is over before its frames are answered."""
         self._stream_errors[name] += 1
 
-    def resumed(self, times: int) -> None:
-        """A session went on in so many further streams."""
+    def resumed(self, times: int, begun_anew: int) -> None:
+        """A session went on in so many further streams; at the beginning of some of them no server knew its targets any more."""
         self._resumed += times
+        self._begun_anew += begun_anew
 
     def report(self, rate: float, schedules: Sequence[Schedule]) -> LoadReport:
         """The figures of the run; `rate` is frames a second of one stream."""
@@ -96,6 +101,7 @@ class Tally:
             unanswered=due - self._outcomes.total(),
             stream_errors=dict(self._stream_errors),
             streams_resumed=self._resumed,
+            sessions_begun_anew=self._begun_anew,
             frames_per_second=processed / seconds if seconds > 0 else 0.0,
             latency_seconds=latency_of(self._latencies),
             send_delay_seconds=latency_of(self._delays),

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import simplejpeg
 
 from mixformer.tracking.v1 import tracking_pb2 as pb
-from service.client import ClientError, TrackingClient, to_frame
+from service.client import ClientError, TrackingClient
 from service.client_session import ClientSession
 from service.commands.access import access_of
 from service.commands.command import CommandError
@@ -69,7 +69,7 @@ class Exchange:
         while (payload := await asyncio.to_thread(next, frames, None)) is not None:
             await self._room.acquire()
             self._in_flight.put_nowait(_Sent(payload, time.perf_counter()))
-            await self._session.send(to_frame(number, payload), self._commands if number == 0 else [])
+            await self._session.send(number, payload, self._commands if number == 0 else [])
             number += 1
         self._in_flight.put_nowait(None)
 

@@ -66,11 +66,11 @@ class Stream:
             reader.cancel()
             await asyncio.gather(reader, return_exceptions=True)
 
-    async def drain(self, seconds: float) -> None:
-        """Say that the server goes away within `seconds`, read no more, and end once the frames in hand have their results, with a
+    async def drain(self, seconds: float, why: str = "the server is going away") -> None:
+        """Say that the stream ends within `seconds`, read no more, and end once the frames in hand have their results, with a
         last resume token.
         """
-        await self._inbox.close(Draining("the server is going away"))
+        await self._inbox.close(Draining(why))
         try:
             await self._send(pb.TrackStreamResponse(draining=draining_message(seconds)))
         finally:

@@ -1,8 +1,10 @@
 """All open streams of this front: opened, counted and drained here."""
 
 import asyncio
+import random
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 
 from mixformer.tracking.v1 import tracking_pb2 as pb
 from service.errors import Draining, InvalidRequest, TooManyStreams
@@ -15,6 +17,8 @@ from service.front.status import Context
 from service.front.stream import Read, Stream
 
 _FIRST_MESSAGE_SECONDS = 30.0
+# Shares of the greatest age at which streams are drained.
+_AGES = (0.75, 1.0)
 
 Requests = AsyncIterator[pb.TrackStreamRequest]
 
@@ -76,10 +80,28 @@ class Streams:
                 read = _reader(requests, session, self._front.callers.recheck(context))
                 stream = Stream(session, self._front, read, context.write, traceparent_of(context))
                 self._open[holder] = stream
-                await stream.run(first)
+                async with self._aging(stream):
+                    await stream.run(first)
         finally:
             if is_new:
                 await self._front.table.end_unused(session)
+
+    @asynccontextmanager
+    async def _aging(self, stream: Stream) -> AsyncIterator[None]:
+        """Drain the stream when it is old: its client opens another one, which a proxy may give to a newer server."""
+        aging = asyncio.create_task(self._drain_old(stream))
+        try:
+            yield
+        finally:
+            aging.cancel()
+            await asyncio.gather(aging, return_exceptions=True)
+
+    async def _drain_old(self, stream: Stream) -> None:
+        settings = self._front.settings
+        if settings.max_stream_seconds:
+            # Streams that were opened together do not move together.
+            await asyncio.sleep(settings.max_stream_seconds * random.uniform(*_AGES))
+            await stream.drain(settings.grace_seconds, "the stream is over max_stream_seconds: open another one")
 
 
 async def _first(requests: Requests) -> pb.TrackStreamRequest:
