@@ -1,16 +1,15 @@
 """A batch of crops to the device and predictions back, and the process that does so (`python -m service.worker.runner`).
 
-With `device.py` the only room of the service that imports torch.
+With `device.py` and `marks.py` the only room of the service that imports torch.
 """
 
 import logging
 import os
-import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import partial
-from typing import NamedTuple, Protocol, TypeVar
+from typing import TypeVar
 
 import torch
 from einops import rearrange
@@ -26,7 +25,8 @@ from service.cpu import usable_cores
 from service.device import choose_device, choose_dtype, choose_network
 from service.messages import PROTOCOL_VERSION, Hello, TrackItem
 from service.worker.heap import keep_freed_memory
-from service.worker.work import Found, Refused, StepResult, StepTimes, Work, crop_fault
+from service.worker.marks import Pass, marks_of, step_times
+from service.worker.work import Found, Refused, StepResult, Work, crop_fault
 from service.worker.worker import serve
 
 _CPU_POOL_BYTES = 512 * 1024 * 1024
@@ -37,13 +37,6 @@ _log = logging.getLogger(__name__)
 
 Request = TypeVar("Request")
 Result = TypeVar("Result")
-
-
-class _Pass(NamedTuple):
-    """One pass of the network: items with padding, and what it took."""
-
-    padded_size: int
-    marks: "_Marks"
 
 
 class Runner:
@@ -100,8 +93,8 @@ class Runner:
         Where a pass raises, its items are run one by one, so that one bad item fails alone. Where it is for want of memory, in
         halves, and `max_batch` stays there. Raises RuntimeError where the device itself is lost.
         """
-        encodes: list[_Pass] = []
-        tracks: list[_Pass] = []
+        encodes: list[Pass] = []
+        tracks: list[Pass] = []
         refused = self._encode_all(works, encodes)
         outcomes: dict[int, Found | Refused] = {
             index: refused[work.slot] for index, work in enumerate(works) if work.slot in refused
@@ -114,7 +107,7 @@ class Runner:
             found = self._each(partial(self._track, passes=tracks), [works[index] for index in indices])
             outcomes |= zip(indices, found, strict=True)
         in_order = tuple(outcomes[index] for index in range(len(works)))
-        return StepResult(in_order, frozenset(refused), _sum(encodes, tracks))
+        return StepResult(in_order, frozenset(refused), step_times(encodes, tracks))
 
     def shrink(self) -> bool:
         """Give half of the slots back to the device, and forget all memories. Whether there was anything to give."""
@@ -127,7 +120,7 @@ class Runner:
         _log.warning("out of memory: %d slots are left", self.slots)
         return True
 
-    def _encode_all(self, works: Sequence[Work], passes: list[_Pass]) -> dict[int, Refused]:
+    def _encode_all(self, works: Sequence[Work], passes: list[Pass]) -> dict[int, Refused]:
         """Write the memories that are new. Gives the slots that could not be written, with the reason."""
         fresh = {work.slot: work for work in works if work.templates}
         groups: defaultdict[int, list[Work]] = defaultdict(list)
@@ -160,24 +153,24 @@ class Runner:
         parts = (requests[start : start + size] for start in range(0, len(requests), size))
         return [outcome for part in parts for outcome in self._each(run, part)]
 
-    def _encode(self, works: Sequence[Work], passes: list[_Pass]) -> Sequence[None]:
-        marks = self._marks()
+    def _encode(self, works: Sequence[Work], passes: list[Pass]) -> Sequence[None]:
+        marks = marks_of(self._device)
         crops = self._upload([crop for work in works for crop in work.templates], self._config.template_size)
         memory = self._network.encode(rearrange(crops, "(b k) h w c -> b k h w c", b=len(works)))
         self._pool.write([work.slot for work in works], memory)
         marks("encode")
-        passes.append(_Pass(len(works), marks))
+        passes.append(Pass(len(works), marks))
         return [None] * len(works)
 
-    def _track(self, works: Sequence[Work], passes: list[_Pass]) -> Sequence[Found]:
+    def _track(self, works: Sequence[Work], passes: list[Pass]) -> Sequence[Found]:
         padded = self._pad(works)
         crops = self._upload([work.search for work in padded], self._config.search_size)
         memory = self._pool.read([work.slot for work in padded])
-        marks = self._marks()
+        marks = marks_of(self._device)
         prediction = self._network.track(crops, memory, marks)
         boxes: list[list[float]] = prediction.boxes.tolist()
         scores: list[float | None] = [None] * len(padded) if prediction.scores is None else prediction.scores.tolist()
-        passes.append(_Pass(len(padded), marks))
+        passes.append(Pass(len(padded), marks))
         seconds = marks.seconds()
         backbone = sum(seconds.values()) - seconds["head"]
         return [
@@ -195,79 +188,18 @@ class Runner:
         host = torch.frombuffer(bytearray().join(crops), dtype=torch.uint8)
         return host.reshape(len(crops), side, side, 3).to(self._device)
 
-    def _marks(self) -> "_Marks":
-        return _DeviceMarks() if self._device.type == "cuda" else _HostMarks()
-
     def _warm_up(self) -> None:
         """Run each size once, so that the first frame does not pay for what the device sets up on its first use."""
         search, template = bytes(3 * self._config.search_size**2), bytes(3 * self._config.template_size**2)
         with torch.inference_mode():
             self._encode([Work(0, search, (template, template))], [])
-            for size in self._fixed_sizes or (1,):
+            for size in self._fixed_sizes or (1, min(2, self.max_batch)):
                 self._track([Work(0, search, ())] * size, [])
-
-
-class _Marks(Protocol):
-    """Called with a name after each part of a pass."""
-
-    def __call__(self, name: str) -> None: ...
-
-    def seconds(self) -> dict[str, float]:
-        """What each part took. The pass must have ended."""
-
-
-class _HostMarks:
-    """Marks by the clock, for a device that works while it is called: the CPU."""
-
-    def __init__(self) -> None:
-        self._last = time.perf_counter()
-        self._seconds: dict[str, float] = {}
-
-    def __call__(self, name: str) -> None:
-        now = time.perf_counter()
-        self._seconds[name] = now - self._last
-        self._last = now
-
-    def seconds(self) -> dict[str, float]:
-        return self._seconds
-
-
-class _DeviceMarks:
-    """Marks by events in the device's own queue: nothing waits for them while the pass runs."""
-
-    def __init__(self) -> None:
-        self._events = [("", self._record())]
-
-    def __call__(self, name: str) -> None:
-        self._events.append((name, self._record()))
-
-    def seconds(self) -> dict[str, float]:
-        self._events[-1][1].synchronize()
-        pairs = zip(self._events, self._events[1:], strict=False)
-        return {name: before.elapsed_time(after) / 1000 for (_, before), (name, after) in pairs}
-
-    def _record(self) -> torch.cuda.Event:
-        event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
-        event.record()
-        return event
 
 
 def _is_out_of_memory(error: Exception) -> bool:
     # The allocator of the CPU raises a plain RuntimeError.
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
-
-
-def _sum(encodes: Sequence[_Pass], tracks: Sequence[_Pass]) -> StepTimes:
-    marks: defaultdict[str, float] = defaultdict(float)
-    for each in tracks:
-        for name, seconds in each.marks.seconds().items():
-            marks[name] += seconds
-    head = marks.pop("head", 0.0)
-    stages = {name: seconds for name, seconds in marks.items() if name != "backbone"} | {"all": sum(marks.values())}
-    return StepTimes(
-        padded_size=sum(each.padded_size for each in tracks), stage_seconds=stages, head_seconds=head,
-        encoded=sum(each.padded_size for each in encodes), encode_seconds=sum(each.marks.seconds()["encode"] for each in encodes),
-    )  # fmt: skip
 
 
 def _pool(config: ModelConfig, slots: int, device: torch.device, dtype: torch.dtype) -> MemoryPool:
