@@ -14,6 +14,8 @@
 # make gpu-test      the same with the CUDA image on a GPU host
 # make watch-test    a real Prometheus on the real service: every rule and panel has data, every alert that can fires (needs prometheus)
 # make envoy-test    three trackers behind the real Envoy, one drained and one killed under load
+# make confined-test without Docker: user 10001, no capability, a read-only file system (needs root)
+# make audit         known vulnerabilities of every pinned package, by pip-audit (needs pypi.org's own API)
 # make deploy-check  what watches and runs the service, by the tools it is for (needs promtool, openssl)
 
 PYTHON ?= python3
@@ -28,7 +30,7 @@ PROTO := mixformer/tracking/v1/tracking
 STUBS := $(addprefix $(PROTO)_,pb2.py pb2.pyi pb2_grpc.py pb2_grpc.pyi)
 CODE := $(wildcard model service training benchmarks deploy tests)
 
-.PHONY: setup demo test soak overload bench train evaluate check stubs-fresh proto lock image-locks compose-test gpu-test watch-test envoy-test deploy-check clean
+.PHONY: setup demo test soak overload bench train evaluate check stubs-fresh proto lock image-locks compose-test gpu-test confined-test audit watch-test envoy-test deploy-check clean
 
 setup: $(READY)
 
@@ -105,6 +107,14 @@ gpu-test: setup
 
 watch-test: setup
 	$(BIN)/python deploy/watch_test.py
+
+confined-test: setup
+	deploy/confined_test.sh $(BIN)/python
+
+# Strict: a package that could not be looked up is an error, and not a package without vulnerabilities.
+audit: setup
+	for lock in requirements.lock deploy/image/cuda.lock; do \
+		$(BIN)/uv tool run pip-audit@2.10.1 --strict --require-hashes --disable-pip --requirement $$lock || exit 1; done
 
 envoy-test: deploy-check
 	$(BIN)/python deploy/envoy_test.py

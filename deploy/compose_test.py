@@ -117,10 +117,12 @@ def look_at_rules(compose: Compose, device: str) -> str:
 
 
 def look_at_container(compose: Compose, device: str) -> str:
-    """Not root, and nothing to write to."""
+    """Not root, no capability, and nothing to write to."""
     user, read_only = compose.inspect("{{.Config.User}}"), compose.inspect("{{.HostConfig.ReadonlyRootfs}}")
     require((user, read_only) == ("10001:10001", "true"), f"user {user}, read-only root {read_only}")
-    return f"user {user}, read-only root file system"
+    capabilities = compose("exec", "--no-TTY", "tracker", "grep", "CapBnd", "/proc/1/status").split()[1]
+    require(int(capabilities, 16) == 0, f"capabilities {capabilities}")
+    return f"user {user}, read-only root file system, no capability"
 
 
 def stop(compose: Compose, device: str) -> str:

@@ -104,12 +104,12 @@ class Served:
 
 @contextmanager
 def served(folder: Path, *flags: str, program: Sequence[str] = ("-m", "service", "serve")) -> Iterator[Served]:
-    """The service as a user starts it, with these flags and ports of its own. Killed at the end, where it still runs.
+    """The service as a user starts it, with ports of its own unless the flags say otherwise. Killed at the end, where it still runs.
 
     `program` is what Python is called with, where it is to find this folder's modules too.
     """
     ports = ("--listen", "127.0.0.1:0", "--metrics", "127.0.0.1:0")
-    command = [sys.executable, *program, *flags, *ports, "--threads", "1"]
+    command = [sys.executable, *program, *ports, "--threads", "1", *flags]
     paths = [str(Path(__file__).parent), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
     log = folder / "log"

@@ -11,6 +11,7 @@ import pytest
 import yaml
 from fake_front import HELLO
 
+from service.commands.arguments import parse
 from service.front.caller import SESSION_METADATA
 from service.front.frontend import LIVE
 from service.front.instruments import LATENCY_BUCKETS
@@ -23,6 +24,7 @@ OPERATIONS = (ROOT / "docs" / "operations.md").read_text()
 DASHBOARDS = sorted((DEPLOY / "grafana" / "dashboards").glob("*.json"))
 RULES = sorted((DEPLOY / "prometheus" / "rules").glob("*.yml"))
 COMPOSE = [ROOT / "docker-compose.yml", DEPLOY / "compose.cpu.yml"]
+SECURE = DEPLOY / "compose.secure.yml"
 KUBERNETES = DEPLOY / "kubernetes"
 GHZ_PLANS = [DEPLOY / "ghz" / name for name in ("track.json", "track_stream.json")]
 IMAGE_LOCKS = sorted((DEPLOY / "image").glob("*.lock"))
@@ -38,6 +40,11 @@ ComposeLoader.add_constructor("!reset", lambda loader, node: None)
 
 def parsed(path: Path) -> Any:
     return yaml.load(path.read_text(), ComposeLoader)
+
+
+def plain_values(given: dict[Any, Any]) -> dict[Any, str]:
+    """Compose's values with nothing set outside: `${NAME:-default}` is its default."""
+    return {name: re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", str(value)) for name, value in given.items()}
 
 
 def exported() -> dict[str, str]:
@@ -118,7 +125,7 @@ def test_no_panels_lie_on_each_other(dashboard: Path) -> None:
 @pytest.mark.parametrize("path", COMPOSE, ids=lambda path: path.name)
 def test_compose_sets_only_settings_that_the_service_has(path: Path) -> None:
     environment = parsed(path)["services"]["tracker"]["environment"]
-    given = {name: re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", str(value)) for name, value in environment.items()}
+    given = plain_values(environment)
     assert load_settings({}, given) != load_settings({}, {})
 
 
@@ -132,6 +139,48 @@ def test_compose_listens_inside_and_publishes_on_loopback() -> None:
     published = [port for each in services.values() for port in each.get("ports", [])]
     assert len(published) == 3
     assert all(port.startswith("${BIND_ADDRESS:-127.0.0.1}:") for port in published)
+
+
+def test_compose_without_tls_says_that_it_is_insecure_and_the_secure_file_takes_that_back() -> None:
+    plain, secure = (parsed(path)["services"]["tracker"] for path in (ROOT / "docker-compose.yml", SECURE))
+    assert plain["environment"]["MIXFORMER_INSECURE"] == "true"
+    settings = load_settings({}, {**plain_values(plain["environment"]), **secure["environment"]})
+    assert settings.is_open and not settings.lacks and not settings.insecure
+    (mount,) = secure["volumes"]
+    files = (settings.tls_cert, settings.tls_key, settings.token_file)
+    assert {Path(each).parent for each in files} == {Path(mount["target"])}
+    flags = plain_values(dict(enumerate(secure["healthcheck"]["test"][2:]))).values()
+    asked = parse([*flags])
+    assert (asked.command, asked.tls_name, asked.tls_ca.parent) == ("healthcheck", "tracker", Path(mount["target"]))
+
+
+def test_no_container_of_ours_has_a_capability_or_a_file_system_to_write_to() -> None:
+    services = parsed(ROOT / "docker-compose.yml")["services"]
+    # NVIDIA's exporter is not ours, and asks for more.
+    for name in services.keys() - {"dcgm-exporter"}:
+        assert (services[name]["read_only"], services[name]["cap_drop"]) == (True, ["ALL"]), name
+        assert services[name]["security_opt"] == ["no-new-privileges:true"], name
+    for kind in ("tracker", "envoy"):
+        pod = manifests()["Deployment", kind]["spec"]["template"]["spec"]
+        (container,) = pod["containers"]
+        assert pod["securityContext"]["runAsNonRoot"] is True
+        assert container["securityContext"] == {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+        }
+
+
+def test_the_manifests_tell_clients_by_their_tokens_behind_envoys_tls() -> None:
+    pod = manifests()["Deployment", "tracker"]["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    settings = load_settings({}, {each["name"]: each["value"] for each in container["env"]})
+    assert settings.insecure and settings.lacks == ("TLS (tls_cert, tls_key)",)
+    (mount,) = (each for each in container["volumeMounts"] if each["name"] == "tokens")
+    assert Path(settings.token_file).parent == Path(mount["mountPath"]) and mount["readOnly"]
+    policy = manifests()["NetworkPolicy", "tracker"]["spec"]["ingress"]
+    (grpc,) = (each for each in policy if {"port": "grpc"} in each["ports"])
+    assert grpc["from"] == [{"podSelector": {"matchLabels": {"app.kubernetes.io/name": "envoy"}}}]
 
 
 def test_the_cpu_file_takes_the_gpu_away() -> None:
@@ -223,5 +272,8 @@ def test_the_image_holds_the_versions_that_are_tested(lock: Path) -> None:
     tested, image = pins(ROOT / "requirements.lock"), pins(lock)
     assert {name: found for name, found in image.items() if name in tested and not found <= tested[name]} == {}
     assert image["torch"] == {"2.13.0+cpu" if lock.stem == "cpu" else "2.13.0"}
+    for file in ("Makefile", "pyproject.toml"):
+        assert {each for each in re.findall(r"torch==([\d.]+)", (ROOT / file).read_text())} == {"2.13.0"}, file
+    assert pins(ROOT / "requirements.lock").keys().isdisjoint({"torch"}), "its builds differ by platform, and so do its hashes"
     entries = re.split(r"\n(?=[a-z])", lock.read_text().strip())
     assert [entry for entry in entries if "--hash=sha256:" not in entry] == []

@@ -14,9 +14,11 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from grpc import aio
 from processes import served
+from secured import open_session, tracked
 
 from mixformer.tracking.v1 import tracking_pb2 as pb
 from mixformer.tracking.v1.tracking_pb2_grpc import TrackingServiceStub
+from service.access import Access
 from service.config import ServeSettings
 from service.front.listener import StartError, listen, load_tokens
 from service.front.tokens import Tokens
@@ -65,9 +67,37 @@ def test_tokens_that_cannot_be_used_are_named_by_their_file_and_line(tmp_path: P
 
 async def test_a_server_that_lets_everybody_in_says_so_at_its_start(tmp_path: Path) -> None:
     with served(tmp_path, "--listen", "0.0.0.0:0", "--insecure", "--device", "simulated") as running:
-        assert "WARNING" in (warning := running.log.read_text().splitlines()[0])
-        assert "insecure: 0.0.0.0:0 lets other machines in without TLS (tls_cert, tls_key) and knowing them" in warning
+        words = "insecure: 0.0.0.0:0 lets other machines in without TLS (tls_cert, tls_key) and knowing them"
+        assert [words in line for line in running.log.read_text().splitlines() if "service.server: insecure" in line] == [True]
         port = running.address.rpartition(":")[2]
         async with aio.insecure_channel(f"127.0.0.1:{port}") as channel:
             call = TrackingServiceStub(channel).GetServerInfo(pb.GetServerInfoRequest())
             assert await call.code() is grpc.StatusCode.OK
+
+
+async def test_by_tls_and_certificates_others_are_let_in_and_told_apart_by_their_subject(tmp_path: Path) -> None:
+    authority = Authority()
+    certificate, key = authority.server().write(tmp_path, "server")
+    (tmp_path / "ca.crt").write_bytes(authority.certificate)
+    tls = ("--tls-cert", str(certificate), "--tls-key", str(key), "--tls-client-ca", str(tmp_path / "ca.crt"))
+    with served(tmp_path, "--listen", "0.0.0.0:0", *tls, "--device", "simulated") as running:
+        assert "insecure" not in running.log.read_text()
+        address = f"127.0.0.1:{running.address.rpartition(':')[2]}"
+
+        async def sees(name: str) -> list[str]:
+            """The sessions that a client with a certificate of this name has."""
+            async with client(authority, name).channel(address) as channel:
+                answer = await TrackingServiceStub(channel).ListSessions(pb.ListSessionsRequest())
+                return [each.session_id for each in answer.sessions]
+
+        async with client(authority, "alice").channel(address) as channel:
+            call, session_id = await open_session(channel, "")
+            await tracked(call, 0)
+            assert await sees("alice") == [session_id], "another certificate, the same subject: so it was renewed"
+            assert await sees("bob") == []
+
+
+def client(authority: Authority, name: str) -> Access:
+    """Access with a certificate that was just made."""
+    mine = authority.client(name)
+    return Access(grpc.ssl_channel_credentials(authority.certificate, mine.key, mine.certificate))

@@ -23,8 +23,9 @@ STREAMS, FRAMES = 32, 6
 PROGRAM = (
     "-c",
     "import sys; from service import cli, server; server.worker_module = lambda _: 'frail_worker'; sys.exit(cli.main())",
+    "serve",
 )
-FLAGS = ("serve", "--precision", "float32", "--device", "cpu", "--worker-silence-seconds", "1", "--max-under-way", "1000")
+FLAGS = ("--precision", "float32", "--device", "cpu", "--worker-silence-seconds", "1", "--max-under-way", "1000")
 
 COUNTED = ("worker_restarts_total", "worker_outage_seconds_count")
 
