@@ -4,6 +4,7 @@
 # make soak    MINUTES=60: sessions that come, track, break things and go, at 80 % of the capacity (FLAGS="--device simulated": without the network)
 # make overload  three times the capacity of a simulated device: who is accepted keeps the pace
 # make bench   benchmarks of this machine; figures in benchmarks/latest.json
+# make growth  how cost grows with sessions, templates and frame size; benchmarks/growth.json and growth.png
 # make train   RECIPE=mixvit_tiny_gpu DATA=folder: training/recipes/RECIPE.toml from shards to calibrated weights/RECIPE.safetensors
 # make evaluate  SEQUENCES=folder WEIGHTS=file: one pass over annotated sequences, beside other trackers (VITTRACK=file.onnx)
 # make check   lint, format, types, API lint, generated stubs fresh
@@ -30,7 +31,7 @@ PROTO := mixformer/tracking/v1/tracking
 STUBS := $(addprefix $(PROTO)_,pb2.py pb2.pyi pb2_grpc.py pb2_grpc.pyi)
 CODE := $(wildcard model service training benchmarks deploy tests)
 
-.PHONY: setup demo test soak overload bench train evaluate check stubs-fresh proto lock image-locks compose-test gpu-test confined-test audit watch-test envoy-test deploy-check clean
+.PHONY: setup demo test soak overload bench growth train evaluate check stubs-fresh proto lock image-locks compose-test gpu-test confined-test audit watch-test envoy-test deploy-check clean
 
 setup: $(READY)
 
@@ -56,6 +57,9 @@ overload: setup
 
 bench: setup
 	OMP_WAIT_POLICY=passive $(BIN)/python -m benchmarks
+
+growth: setup
+	OMP_WAIT_POLICY=passive $(BIN)/python -m benchmarks.growth
 
 train: setup
 	$(BIN)/python -m training train training/recipes/$(RECIPE).toml weights/$(RECIPE).safetensors --data $(DATA)

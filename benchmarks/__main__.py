@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import arithmetic, decoding, service, sessions, speedup, watching
+from benchmarks import arithmetic, decoding, service, sessions, sharing, speedup, watching
 from benchmarks.timing import CLOCKS, Figure, Options
 from service.cpu import usable_cores
 
@@ -20,6 +20,7 @@ BENCHMARKS: dict[str, Callable[[Options], dict[str, Figure]]] = {
     "service": service.measure,
     "decoding": decoding.measure,
     "watching": watching.measure,
+    "sharing": sharing.measure,
 }
 LATEST = Path(__file__).parent / "latest.json"
 

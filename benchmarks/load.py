@@ -5,9 +5,10 @@ import os
 import subprocess
 import sys
 import time
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import psutil
@@ -41,38 +42,47 @@ class Round(NamedTuple):
 
 @dataclass
 class Load:
-    """Cameras that send as fast as they are answered."""
+    """Cameras that send as fast as they are answered. `latencies` are seconds from a frame's sending to its result."""
 
     clip: Clip
     address: str
     front: psutil.Process
+    frames_ahead: int = FRAMES_AHEAD
     frames: int = 0
     is_over: bool = False
+    latencies: list[float] = field(default_factory=list)
 
-    async def run(self, sessions: int) -> Round:
-        """One round, counted once every camera has some answers."""
+    async def run(self, sessions: int, seconds: float = ROUND_SECONDS, least: int = 0) -> Round:
+        """One round of so many seconds and at least so many results, counted once every camera has some answers."""
         async with asyncio.TaskGroup() as cameras:
             for _ in range(sessions):
                 cameras.create_task(self._camera())
             while self.frames < WARM_UP_FRAMES * sessions:
                 await asyncio.sleep(0.01)
+            self.latencies.clear()
             started, before = time.perf_counter(), self._now()
-            await asyncio.sleep(ROUND_SECONDS)
-            seconds, after = time.perf_counter() - started, self._now()
+            await asyncio.sleep(seconds)
+            while len(self.latencies) < least:
+                await asyncio.sleep(0.01)
+            took, after = time.perf_counter() - started, self._now()
             self.is_over = True
         return Round(
-            after.frames - before.frames, seconds, after.client_cpu - before.client_cpu, after.front_cpu - before.front_cpu
+            after.frames - before.frames, took, after.client_cpu - before.client_cpu, after.front_cpu - before.front_cpu
         )
 
     async def _camera(self) -> None:
         start = [pb.TargetCommand(initialize=pb.BoundingBox(**self.clip.box._asdict()))]
         sent = received = 0
+        sent_at: deque[float] = deque()
         async with TrackingClient(self.address) as client, ClientSession(client, pb.SessionOptions(), 0) as stream:
             while not self.is_over or received < sent:
-                while not self.is_over and sent < received + FRAMES_AHEAD:
+                while not self.is_over and sent < received + self.frames_ahead:
+                    sent_at.append(time.perf_counter())
                     await stream.send(sent, self.clip.frame(sent), [] if sent else start)
                     sent += 1
                 await stream.receive()
+                if not self.is_over:
+                    self.latencies.append(time.perf_counter() - sent_at.popleft())
                 received += 1
                 self.frames += 1
 

@@ -1,5 +1,6 @@
 """The benchmarks measure what they say: both sides do the same work, in turn. No test looks at a time."""
 
+import itertools
 from dataclasses import replace
 
 import pytest
@@ -7,6 +8,8 @@ import torch
 
 from benchmarks import original
 from benchmarks.arithmetic import count_flops
+from benchmarks.chart import HEIGHT, LINE, WIDTH, draw
+from benchmarks.growth import Point
 from benchmarks.timing import Figure, Options, ratio, seconds_in_turn
 from model.config import VARIANTS
 from model.layers import fold_batch_norms
@@ -57,6 +60,22 @@ def test_a_ratio_is_the_median_over_repeats_and_keeps_its_times() -> None:
     figure = ratio(seconds, "slow", "fast")
     assert (figure.value, figure.lower_quartile, figure.upper_quartile) == (3.0, 2.5, 3.5)
     assert figure.raw == {"slow_seconds": [2.0, 9.0, 4.0], "fast_seconds": [1.0, 3.0, 1.0]}
+
+
+def test_a_point_of_growth_has_its_rate_and_percentiles() -> None:
+    point = Point.of(4, frames=300, seconds=2.0, latencies=[number / 1000 for number in range(1, 102)])
+    assert (point.name, point.frames_per_second) == ("4", 150.0)
+    assert [point.p50_ms, point.p99_ms] == pytest.approx([51, 100])
+
+
+def test_a_chart_has_a_column_an_axis_and_a_row_a_name_with_a_line_in_each() -> None:
+    rows = {"frames/s": [("1", 5.0), ("2", 8.0)], "p50 ms": [("1", 9.0), ("2", 9.5)]}
+    picture = draw({"sessions": rows, "size": rows, "templates": rows})
+    assert picture.shape == (2 * HEIGHT, 3 * WIDTH, 3)
+    for row, column in itertools.product(range(2), range(3)):
+        assert (picture[row * HEIGHT : (row + 1) * HEIGHT, column * WIDTH : (column + 1) * WIDTH] == LINE).all(
+            axis=2
+        ).sum() > 100
 
 
 @pytest.mark.parametrize(("values", "median"), [([1.0, 2.0, 9.0], 2.0), ([4.0, 2.0], 3.0)])
