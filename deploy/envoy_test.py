@@ -29,9 +29,9 @@ from service.commands.tally import LoadReport, Tally
 OUTPUT = Path("build/envoy-test")
 HOSTS = ("127.0.0.2", "127.0.0.3", "127.0.0.4", "127.0.0.5")
 FLAGS = ("--device", "simulated", "--simulated-batch-ms", "20", "--max-stream-seconds", "12", "--log-level", "warning")
-STREAMS, RATE, SECONDS = 60, 1.0, 60.0
+STREAMS, RATE, SECONDS = 60, 1.0, 75.0
 UNARY_SESSIONS = 8
-QUIET_SECONDS, MOVING_SECONDS = 12.0, 14.0
+QUIET_SECONDS, MOVING_SECONDS = 12.0, 13.0
 PATIENCE_SECONDS = 30.0
 PROCESSED = "mixformer_frames_total=processed"
 

@@ -61,6 +61,7 @@ def scraping(target: str) -> Iterator[Prometheus]:
     config["global"] = {"scrape_interval": "1s", "evaluation_interval": "1s"}
     config["rule_files"] = [str((FOLDER / "rules" / "*.yml").resolve())]
     (job,) = (each for each in config["scrape_configs"] if each["job_name"] == "mixformer")
+    del job["dns_sd_configs"]
     job["static_configs"] = [{"targets": [target]}]
     config["scrape_configs"] = [job]
     path, (port,) = OUTPUT / "prometheus.yml", free_ports(1)

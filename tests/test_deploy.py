@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 import yaml
@@ -26,6 +27,7 @@ RULES = sorted((DEPLOY / "prometheus" / "rules").glob("*.yml"))
 COMPOSE = [ROOT / "docker-compose.yml", DEPLOY / "compose.cpu.yml"]
 SECURE = DEPLOY / "compose.secure.yml"
 KUBERNETES = DEPLOY / "kubernetes"
+ONE_HOST = DEPLOY / "envoy" / "one-host.yaml"
 GHZ_PLANS = [DEPLOY / "ghz" / name for name in ("track.json", "track_stream.json")]
 IMAGE_LOCKS = sorted((DEPLOY / "image").glob("*.lock"))
 SAMPLES = {"histogram": ("_bucket", "_sum", "_count"), "counter": ("_total",), "gauge": ("",)}
@@ -137,7 +139,7 @@ def test_compose_listens_inside_and_publishes_on_loopback() -> None:
     )
     assert (settings.listen, settings.metrics) == ("0.0.0.0:50051", "0.0.0.0:9090")
     published = [port for each in services.values() for port in each.get("ports", [])]
-    assert len(published) == 3
+    assert len(published) == 4
     assert all(port.startswith("${BIND_ADDRESS:-127.0.0.1}:") for port in published)
 
 
@@ -160,7 +162,7 @@ def test_no_container_of_ours_has_a_capability_or_a_file_system_to_write_to() ->
     for name in services.keys() - {"dcgm-exporter"}:
         assert (services[name]["read_only"], services[name]["cap_drop"]) == (True, ["ALL"]), name
         assert services[name]["security_opt"] == ["no-new-privileges:true"], name
-    for kind in ("tracker", "envoy"):
+    for kind in ("tracker", "envoy", "redis"):
         pod = manifests()["Deployment", kind]["spec"]["template"]["spec"]
         (container,) = pod["containers"]
         assert pod["securityContext"]["runAsNonRoot"] is True
@@ -183,18 +185,25 @@ def test_the_manifests_tell_clients_by_their_tokens_behind_envoys_tls() -> None:
     assert grpc["from"] == [{"podSelector": {"matchLabels": {"app.kubernetes.io/name": "envoy"}}}]
 
 
-def test_the_cpu_file_takes_the_gpu_away() -> None:
-    base, cpu = (parsed(path)["services"]["tracker"] for path in COMPOSE)
+def test_two_trackers_of_one_host_are_alike_but_for_their_ports() -> None:
+    services = parsed(ROOT / "docker-compose.yml")["services"]
+    first, second = services["tracker"], services["tracker-2"]
+    assert {name for name in {*first, *second} if first.get(name) != second.get(name)} == {"build", "ports", "profiles"}
+
+
+@pytest.mark.parametrize("name", ["tracker", "tracker-2"])
+def test_the_cpu_file_takes_the_gpu_away(name: str) -> None:
+    base, cpu = (parsed(path)["services"][name] for path in COMPOSE)
     (reserved,) = base["deploy"]["resources"]["reservations"]["devices"]
     assert reserved["capabilities"] == ["gpu"]
     assert cpu["deploy"] is None
-    assert cpu["build"]["args"] == {"TORCH": "cpu"}
+    assert name != "tracker" or cpu["build"]["args"] == {"TORCH": "cpu"}
 
 
 def test_the_files_that_compose_mounts_are_there() -> None:
     services = parsed(ROOT / "docker-compose.yml")["services"]
     mounts = [mount for each in services.values() for mount in each.get("volumes", []) if str(mount).startswith("./")]
-    assert len(mounts) == 5
+    assert len(mounts) == 6
     assert [mount for mount in mounts if not (ROOT / mount.split(":")[0]).is_dir()] == []
 
 
@@ -210,6 +219,8 @@ def test_ghz_finds_its_plan_and_the_proto_in_its_container(plan: Path) -> None:
 def test_env_example_lists_the_variables_of_compose_with_their_defaults() -> None:
     used = dict(re.findall(r"\$\{(\w+):-([^}]*)\}", (ROOT / "docker-compose.yml").read_text()))
     listed = dict(re.findall(r"^# (\w+)=(.*)$", (ROOT / ".env.example").read_text(), re.MULTILINE))
+    # Compose's own: which profiles are up.
+    assert listed.pop("COMPOSE_PROFILES") in parsed(ROOT / "docker-compose.yml")["services"]["envoy"]["profiles"]
     assert listed.keys() == used.keys()
     assert {name: value for name, value in listed.items() if value != used[name]} == {"GRAFANA_WITHOUT_ADMIN": "false"}
 
@@ -245,10 +256,40 @@ def test_kubernetes_asks_for_health_where_and_as_the_service_gives_it() -> None:
     assert pod["terminationGracePeriodSeconds"] > announced + settings.grace_seconds + 10
 
 
+def test_kubernetes_mounts_the_secrets_that_the_tracker_reads() -> None:
+    pod = manifests()["Deployment", "tracker"]["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    settings = load_settings({}, {each["name"]: each["value"] for each in container["env"]})
+    mounts = {each["mountPath"]: each["name"] for each in container["volumeMounts"]}
+    secrets = {each["name"] for each in pod["volumes"] if "secret" in each}
+    read = [settings.token_file, settings.token_keys, settings.store_password_file]
+    assert {mounts[str(Path(each).parent)] for each in read} == secrets
+    store = manifests()["Service", urlsplit(settings.store).hostname or ""]["spec"]
+    assert store["ports"][0]["port"] == urlsplit(settings.store).port
+
+
+def connection_of(path: Path) -> Any:
+    """How an Envoy treats the connections that come to it."""
+    (chain,) = parsed(path)["static_resources"]["listeners"][0]["filter_chains"]
+    return chain["filters"][0]["typed_config"]
+
+
+def test_envoy_on_one_host_does_as_the_one_in_kubernetes_for_the_trackers_that_compose_starts() -> None:
+    assert connection_of(ONE_HOST) == connection_of(KUBERNETES / "envoy-config.yaml")
+    (theirs,), (ours,) = (parsed(path)["static_resources"]["clusters"] for path in (KUBERNETES / "envoy-config.yaml", ONE_HOST))
+    assert {name for name in {*theirs, *ours} if theirs.get(name) != ours.get(name)} == {"load_assignment"}
+    ends = ours["load_assignment"]["endpoints"][0]["lb_endpoints"]
+    services = parsed(ROOT / "docker-compose.yml")["services"]
+    assert [end["endpoint"]["address"]["socket_address"] for end in ends] == [
+        {"address": name, "port_value": 50051} for name in services if name.startswith("tracker")
+    ]
+    listener = parsed(ONE_HOST)["static_resources"]["listeners"][0]["address"]["socket_address"]
+    assert services["envoy"]["ports"][0].endswith(f":{listener['port_value']}")
+
+
 def test_envoy_keeps_a_session_on_its_tracker_and_a_stream_without_end() -> None:
     resources = parsed(KUBERNETES / "envoy-config.yaml")["static_resources"]
-    (chain,) = resources["listeners"][0]["filter_chains"]
-    connection = chain["filters"][0]["typed_config"]
+    connection = connection_of(KUBERNETES / "envoy-config.yaml")
     route = connection["route_config"]["virtual_hosts"][0]["routes"][0]["route"]
     # Terminal: a camera that calls from another address comes to the same tracker.
     assert route["hash_policy"][0] == {"header": {"header_name": SESSION_METADATA}, "terminal": True}
