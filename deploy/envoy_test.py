@@ -48,7 +48,7 @@ def run() -> int:
     """The tables of what became of the frames. The exit code."""
     OUTPUT.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
-        flags = (*FLAGS, "--store", stack.enter_context(redis()), "--token-keys", str(token_keys(OUTPUT)))
+        flags = (*FLAGS, "--store", stack.enter_context(redis()).url, "--token-keys", str(token_keys(OUTPUT)))
         stack.enter_context(envoy(HOSTS, OUTPUT))
         trackers = [stack.enter_context(tracker(host, OUTPUT, *flags)) for host in HOSTS[:3]]
         wait_until_healthy(3)

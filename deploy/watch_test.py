@@ -1,7 +1,8 @@
 """`make watch-test`: a real Prometheus scrapes the real service, and every rule, alert and panel is tried on what it sees.
 
 Loads the service, asks everything that the recording rules and the dashboards ask, then breaks it until the alerts fire that can
-within minutes: a device that does not answer, a worker that stays dead, one that dies again and again, a service that is gone.
+within minutes: a store that is gone, a device that does not answer, a worker that stays dead, one that dies again and again, a
+service that is gone.
 Needs `prometheus` (Debian's package has it).
 """
 
@@ -14,16 +15,18 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from typing import NamedTuple
 
 import psutil
 import yaml
 from asking import CheckFailed, Prometheus, require
+from cluster import Redis, redis, token_keys
 from serving import Serving, free_ports, serving
 
 from mixformer.tracking.v1 import tracking_pb2 as pb
-from service.client import TrackingClient
+from service.client import ClientError, TrackingClient
 from service.client_session import ClientSession
 
 OUTPUT = Path("build/watch-test")
@@ -31,6 +34,7 @@ FOLDER = Path("deploy/prometheus")
 DASHBOARDS = sorted(Path("deploy/grafana/dashboards").glob("*.json"))
 # Few slots, so that they run short: eight sessions want eight memories, and more with every renewed template.
 FLAGS = ("--device", "cpu", "--threads", "1", "--slots", "6", "--max-worker-restarts", "100", "--log-level", "warning")
+LOADTEST = (sys.executable, "-m", "service", "loadtest", "--json")
 STREAMS = 8
 ALERT_SECONDS = 120.0
 DEATHS = 3
@@ -38,16 +42,28 @@ DEATHS = 3
 NEEDS_STAGES = 'stage!="all"'
 
 
+class Watched(NamedTuple):
+    """What is tried: a service with its store, and who watches it."""
+
+    service: Serving
+    prometheus: Prometheus
+    store: Redis
+
+
 def run() -> int:
     """All steps, one line each. The exit code."""
     OUTPUT.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
-        served = stack.enter_context(serving(OUTPUT / "server.log", *FLAGS))
-        prometheus = stack.enter_context(scraping(served.metrics))
+        store = stack.enter_context(redis())
+        store = stack.enter_context(redis())
+        service = stack.enter_context(
+            serving(OUTPUT / "server.log", *FLAGS, "--store", store.url, "--token-keys", str(token_keys(OUTPUT)))
+        )
+        watched = Watched(service, stack.enter_context(scraping(service.metrics)), store)
         try:
-            for step in (load, ask_rules, ask_dashboards, stall, stay_dead, die_again_and_again, go):
+            for step in (load, ask_rules, ask_dashboards, lose_store, stall, stay_dead, die_again_and_again, go):
                 began_at = time.monotonic()
-                print(f"{step.__name__}: {step(served, prometheus)} ({time.monotonic() - began_at:.1f} s)", flush=True)
+                print(f"{step.__name__}: {step(watched)} ({time.monotonic() - began_at:.1f} s)", flush=True)
         except (CheckFailed, subprocess.CalledProcessError) as error:
             print(f"FAILED: {error}")
             return 1
@@ -75,38 +91,41 @@ def scraping(target: str) -> Iterator[Prometheus]:
                 process.terminate()
 
 
-def load(served: Serving, prometheus: Prometheus) -> str:
+def load(watched: Watched) -> str:
     """Frames of every outcome: more than the device can do, so that some are dropped, for longer than a rate looks back."""
-    prometheus.wait_until('up{job="mixformer"}', lambda value: value == 1)
-    command = [sys.executable, "-m", "service", "loadtest", "--server", served.server, "--json", "--policy", "drop-oldest"]
+    watched.prometheus.wait_until('up{job="mixformer"}', lambda value: value == 1)
+    command = [*LOADTEST, "--server", watched.service.server, "--policy", "drop-oldest"]
     command += ["--streams", str(STREAMS), "--rate", "15", "--duration", "20", "--size", "640x480"]
     report = json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=False).stdout)
     require(report["dropped"] > 0 and not report["unanswered"], f"the load test says {report}")
-    require(
-        asyncio.run(send_no_picture(served.server)) == pb.FRAME_OUTCOME_REJECTED, "bytes that are no picture are not rejected"
-    )
+    asyncio.run(send_what_is_refused(watched.service.server))
     return f"{report['processed']} frames processed, {report['dropped']} dropped"
 
 
-async def send_no_picture(server: str) -> int:
-    """What becomes of a frame that is none."""
-    async with TrackingClient(server) as client, ClientSession(client, pb.SessionOptions()) as session:
-        await session.send(0, b"no picture")
-        return (await session.receive()).outcome
+async def send_what_is_refused(server: str) -> None:
+    """A frame that is no picture, and a resume token that is none."""
+    async with TrackingClient(server) as client:
+        async with ClientSession(client, pb.SessionOptions()) as session:
+            await session.send(0, b"no picture")
+            outcome = (await session.receive()).outcome
+            require(outcome == pb.FRAME_OUTCOME_REJECTED, f"bytes that are no picture have the outcome {outcome}")
+        with suppress(ClientError):
+            await client.open_stream(pb.StreamConfig(resume_token=b"no token"))
+            raise CheckFailed("bytes that are no resume token are taken for one")
 
 
-def ask_rules(served: Serving, prometheus: Prometheus) -> str:
+def ask_rules(watched: Watched) -> str:
     """Every recording rule has given a figure, and no rule has failed."""
-    rules = prometheus.rules()
+    rules = watched.prometheus.rules()
     recorded = [rule["name"] for rule in rules if rule["type"] == "recording"]
     for name in recorded:
-        prometheus.wait_until(f"count({name})", lambda value: value is not None)
-    broken = [rule["name"] for rule in prometheus.rules() if rule["health"] != "ok"]
+        watched.prometheus.wait_until(f"count({name})", lambda value: value is not None)
+    broken = [rule["name"] for rule in watched.prometheus.rules() if rule["health"] != "ok"]
     require(not broken, f"rules that fail: {broken}")
     return f"{len(recorded)} recorded figures, {len(rules) - len(recorded)} alerts evaluated"
 
 
-def ask_dashboards(served: Serving, prometheus: Prometheus) -> str:
+def ask_dashboards(watched: Watched) -> str:
     """Every query of a panel finds what it asks for."""
     asked = [
         (panel["title"], target["expr"].replace("$instance", ".*").replace("$__rate_interval", "1m"))
@@ -114,40 +133,53 @@ def ask_dashboards(served: Serving, prometheus: Prometheus) -> str:
         for panel in json.loads(path.read_text())["panels"]
         for target in panel.get("targets", [])
     ]
-    empty = [title for title, query in asked if NEEDS_STAGES not in query and not prometheus.series(query)]
+    empty = [title for title, query in asked if NEEDS_STAGES not in query and not watched.prometheus.series(query)]
     require(not empty, f"panels without data: {empty}")
-    missing = {name for _, query in asked for name in re.findall(r"[a-z_:]*mixformer_[a-z0-9_:]+", query)} - prometheus.names()
+    missing = {
+        name for _, query in asked for name in re.findall(r"[a-z_:]*mixformer_[a-z0-9_:]+", query)
+    } - watched.prometheus.names()
     require(not missing, f"not in the scrape: {missing}")
     return f"{len(asked)} queries of {len(DASHBOARDS)} dashboards have data"
 
 
-def stall(served: Serving, prometheus: Prometheus) -> str:
+def lose_store(watched: Watched) -> str:
+    """The store dies under load."""
+    watched.store.process.kill()
+    command = [*LOADTEST, "--server", watched.service.server, "--streams", "2", "--rate", "2", "--duration", "75"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as sending:
+        said = fired(watched.prometheus, "MixformerStoreFails")
+        report = json.loads(sending.communicate()[0])
+    require(report["processed"] == report["due"], f"without its store the load test says {report}")
+    return f"{said}, {report['processed']} of {report['due']} frames processed"
+
+
+def stall(watched: Watched) -> str:
     """A worker that is there and does not answer; its parent, which would end it after some seconds, is held as well."""
-    with held(served.parent.pid), held(served.worker().pid):
-        return fired(prometheus, "MixformerWorkerStalled")
+    with held(watched.service.parent.pid), held(watched.service.worker().pid):
+        return fired(watched.prometheus, "MixformerWorkerStalled")
 
 
-def stay_dead(served: Serving, prometheus: Prometheus) -> str:
+def stay_dead(watched: Watched) -> str:
     """A worker that dies while its parent cannot start another one."""
-    with held(served.parent.pid):
-        served.worker().kill()
-        return fired(prometheus, "MixformerWorkerDown")
+    with held(watched.service.parent.pid):
+        watched.service.worker().kill()
+        return fired(watched.prometheus, "MixformerWorkerDown")
 
 
-def die_again_and_again(served: Serving, prometheus: Prometheus) -> str:
+def die_again_and_again(watched: Watched) -> str:
     """A worker that is killed as soon as the figures say that it is back."""
     for _ in range(DEATHS):
-        prometheus.wait_until("min(mixformer_worker_up)", lambda value: value == 1)
-        restarts = prometheus.ask("sum(mixformer_worker_restarts_total)") or 0.0
-        served.worker().kill()
-        prometheus.wait_until(f"sum(mixformer_worker_restarts_total) > {restarts}", bool)
-    return fired(prometheus, "MixformerWorkerRestartLoop")
+        watched.prometheus.wait_until("min(mixformer_worker_up)", lambda value: value == 1)
+        restarts = watched.prometheus.ask("sum(mixformer_worker_restarts_total)") or 0.0
+        watched.service.worker().kill()
+        watched.prometheus.wait_until(f"sum(mixformer_worker_restarts_total) > {restarts}", bool)
+    return fired(watched.prometheus, "MixformerWorkerRestartLoop")
 
 
-def go(served: Serving, prometheus: Prometheus) -> str:
+def go(watched: Watched) -> str:
     """The whole service ends."""
-    served.parent.send_signal(signal.SIGTERM)
-    return fired(prometheus, "MixformerDown")
+    watched.service.parent.send_signal(signal.SIGTERM)
+    return fired(watched.prometheus, "MixformerDown")
 
 
 @contextmanager
