@@ -13,7 +13,8 @@ from mixformer.tracking.v1 import tracking_pb2 as pb
 from service import errors
 from service.commands.synthetic import synthetic_clip
 
-API = (Path(__file__).parents[1] / "docs" / "api.md").read_text()
+ROOT = Path(__file__).parents[1]
+API = (ROOT / "docs" / "api.md").read_text()
 
 
 def kinds(base: type[errors.ServiceError]) -> list[type[errors.ServiceError]]:
@@ -30,6 +31,13 @@ def test_every_reason_is_in_the_table_with_its_code(kind: type[errors.ServiceErr
 @pytest.mark.parametrize("option", [field.name for field in pb.SessionOptions.DESCRIPTOR.fields])
 def test_every_option_is_described(option: str) -> None:
     assert f"`{option}`" in API
+
+
+def test_every_test_that_operations_names_is_there() -> None:
+    named = re.findall(r"(\w+\.py)::(\w+)", (ROOT / "docs" / "operations.md").read_text())
+    assert named
+    for file, test in named:
+        assert f"def {test}(" in (ROOT / "tests" / file).read_text(), f"{file}::{test}"
 
 
 def test_the_python_example_runs(tmp_path: Path) -> None:
