@@ -137,6 +137,17 @@ async def test_a_client_has_its_share_of_sessions_and_is_told_when_one_ends(hous
         await open_session(channel, FROM_ENVIRONMENT)
 
 
+async def test_streams_that_say_nothing_do_not_take_the_room_of_other_clients(house: Secured) -> None:
+    async with house.access().channel(house.running.address) as channel:
+        silent = [call_of(channel, "TrackStream", TOKENS["rival"]) for _ in range(5)]
+        ends = [asyncio.create_task(refusal(call)) for call in silent]
+        ended, waiting = await asyncio.wait(ends, timeout=PATIENCE_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+        assert {end.result()[1] for end in ended} == {"TOO_MANY_STREAMS"}, "two for each of its two sessions are let in"
+        await open_session(channel, TOKENS["cam"])
+        for end in waiting:
+            end.cancel()
+
+
 async def test_frames_over_a_clients_rate_are_refused_in_band_and_the_stream_goes_on(house: Secured) -> None:
     async with house.access().channel(house.running.address) as channel:
         call, _ = await open_session(channel, FROM_ENVIRONMENT)
