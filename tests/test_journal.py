@@ -130,7 +130,7 @@ async def test_the_server_that_lost_a_session_ends_it_at_its_next_write(redis: R
         await mine.frames(session, 0, 4)
         await mine.until_stored(session, 4)
         options = other.bench.front.options(pb.SessionOptions())
-        found = await other.bench.front.finder.open(Asked("me", "fought for", b"", options, may_begin=False))
+        found = await other.bench.front.finder.open(Asked("me", "fought for", b"", options, is_stream=False, may_begin=False))
         assert (found.session.last_frame_number, found.session.epoch) == (4, 2)
         await mine.frames(session, 5, 5)
         async with asyncio.timeout(PATIENCE_SECONDS):
@@ -150,10 +150,27 @@ async def test_two_calls_at_once_for_a_stored_session_claim_it_once(redis: Redis
         await mine.frames(session, 0, 1)
         await mine.until_stored(session, 1)
         finder, options = other.bench.front.finder, other.bench.front.options(pb.SessionOptions())
-        found = await asyncio.gather(*(finder.open(Asked("me", "asked for", b"", options, True)) for _ in range(5)))
+        found = await asyncio.gather(
+            *(finder.open(Asked("me", "asked for", b"", options, is_stream=True, may_begin=True)) for _ in range(5))
+        )
         assert len({each.session for each in found}) == 1
         assert [each.is_new for each in found].count(True) == 1
         assert found[0].session.epoch == 2
+
+
+async def test_a_server_does_not_go_on_from_an_old_copy_when_a_session_comes_back(redis: RedisServer) -> None:
+    async with kept(redis, store_interval_frames=1) as mine, kept(redis, store_interval_frames=1) as other:
+        session = mine.bench.session("comes back")
+        await mine.frames(session, 0, 3)
+        await mine.until_stored(session, 3)
+        asked = Asked("me", "comes back", b"", other.bench.front.options(pb.SessionOptions()), is_stream=True, may_begin=True)
+        away = (await other.bench.front.finder.open(asked)).session
+        await other.frames(away, 4, 6)
+        await other.until_stored(away, 6)
+        back = await mine.bench.front.finder.open(asked)
+        assert (back.is_new, back.session.last_frame_number, back.session.epoch) == (True, 6, 3)
+        await mine.frames(back.session, 7, 7)
+        await mine.until_stored(back.session, 7)
 
 
 async def test_a_session_of_another_client_is_not_found(redis: RedisServer) -> None:
@@ -163,7 +180,7 @@ async def test_a_session_of_another_client_is_not_found(redis: RedisServer) -> N
         await here.until_stored(session, 0)
         async with kept(redis) as other:
             found = await other.bench.front.finder.open(
-                Asked("somebody", "mine", b"", other.bench.front.options(pb.SessionOptions()), may_begin=True)
+                Asked("somebody", "mine", b"", other.bench.front.options(pb.SessionOptions()), is_stream=True, may_begin=True)
             )
             assert not found.session.targets
 

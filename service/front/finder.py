@@ -5,7 +5,7 @@ import logging
 from typing import NamedTuple
 from weakref import WeakValueDictionary
 
-from service.errors import SessionNotFound, StoreUnavailable
+from service.errors import SessionNotFound, SessionTakenOver, StoreUnavailable
 from service.front.backing import Backing
 from service.front.options import SessionOptions
 from service.front.resume_tokens import ResumeTokens
@@ -20,12 +20,13 @@ _log = logging.getLogger(__name__)
 
 
 class Asked(NamedTuple):
-    """What a call says of its session. `may_begin`: a new one will do."""
+    """What a call says of its session. `is_stream`: it may wait for the store, which a frame must not. `may_begin`: a new one will do."""
 
     client: str
     session_id: str
     resume_token: bytes
     options: SessionOptions
+    is_stream: bool
     may_begin: bool
 
 
@@ -77,6 +78,9 @@ class Finder:
         lock = self._asking.setdefault((asked.client, session_id), asyncio.Lock())
         async with lock:
             session = self._table.get(asked.client, session_id)
+            if session is not None and asked.is_stream and await self._is_elsewhere(session):
+                await self._table.end(session, SessionTakenOver(f"session {session_id} went on at another server"))
+                session = None
             if session is not None:
                 return Found(session, is_new=False, resume=token)
             return await self._begin(asked, session_id, token)
@@ -102,6 +106,16 @@ class Finder:
             was_stored = await self._backing.store.delete(key_of(client, session_id), self._longest_live_seconds)
         if session is None and not was_stored:
             raise not_found(session_id)
+
+    async def _is_elsewhere(self, session: Session) -> bool:
+        """Whether another server has had the session since: this one, without frames to write, would not know."""
+        held = self._backing.journal.epoch_of(session) if self._backing else None
+        if self._backing is None or held is None:
+            return False
+        try:
+            return await self._backing.store.epoch(key_of(session.client, session.session_id)) not in (held, None)
+        except StoreUnavailable:
+            return False
 
     async def _begin(self, asked: Asked, session_id: str, token: SessionState | None) -> Found:
         self._table.admit(asked.client, session_id)

@@ -75,6 +75,11 @@ class Journal:
         session.epoch = max(session.epoch, claimed.epoch)
         self._records[session] = _Record(claimed.epoch, frozenset(map(name_of, claimed.crops)))
 
+    def epoch_of(self, session: Session) -> int | None:
+        """The epoch under which this server holds the session in the store; None where nothing was written yet."""
+        record = self._records.get(session)
+        return None if record is None else record.epoch
+
     async def run(self, lose: Lose) -> None:
         """Write what is due, for ever. `lose` is told of every session that another server has taken."""
         now = asyncio.get_running_loop().time

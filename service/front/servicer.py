@@ -89,7 +89,7 @@ class TrackingServicer(TrackingServiceServicer):
         client, session_id = self._client(context), session_named(request.session_id, context)
         begins = any(command.action in _BEGINS_A_SESSION for command in frame.commands)
         options = self._front.options(request.options)
-        return Asked(client, session_id, request.resume_token, options, may_begin=begins)
+        return Asked(client, session_id, request.resume_token, options, is_stream=False, may_begin=begins)
 
     def _client(self, context: Context) -> str:
         return str(self._front.callers.of(context))

@@ -143,6 +143,11 @@ class SessionStore:
         found = _stored([each for item in fields.items() for each in item])
         return None if found is None or found.state is None else found._replace(seconds_left=milliseconds / 1000)
 
+    async def epoch(self, key: bytes) -> int | None:
+        """The epoch of whoever has the session; None where nobody has."""
+        found = await self._answer(self._redis.hget(key, "epoch"))
+        return None if found is None else int(found)
+
     async def write(self, writes: Sequence[Write]) -> list[Written]:
         """Write sessions in one round trip. For each its epoch, or why it was not written.
 

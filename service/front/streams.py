@@ -69,7 +69,7 @@ class Streams:
         # Before the session is taken from another stream, so that a wrong option costs that one nothing.
         options = self._front.options(first.config.options)
         session_id = session_named(first.config.session_id, context)
-        asked = Asked(client, session_id, first.config.resume_token, options, may_begin=True)
+        asked = Asked(client, session_id, first.config.resume_token, options, is_stream=True, may_begin=True)
         session, is_new, resume = await self._front.finder.open(asked)
         try:
             async with session.hold(holder):
