@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -93,6 +94,12 @@ class Served:
     def front(self, number: int = 0) -> psutil.Process:
         """The present front with this number."""
         return self._child(f"front {number}")
+
+    def scrape(self) -> str:
+        """The metrics as Prometheus gets them."""
+        with urllib.request.urlopen(self.metrics, timeout=PATIENCE_SECONDS) as answer:
+            text: str = answer.read().decode()
+        return text
 
     def wait_for(self, pattern: str) -> str:
         """The first group of what the processes write, once they have written it."""
