@@ -147,7 +147,8 @@ def ask_dashboards(watched: Watched) -> str:
 def lose_store(watched: Watched) -> str:
     """The store dies under load."""
     watched.store.process.kill()
-    command = [*LOADTEST, "--server", watched.service.server, "--streams", "2", "--rate", "2", "--duration", "75"]
+    command = [*LOADTEST, "--server", watched.service.server, "--streams", "2", "--rate", "0.5"]
+    command += ["--duration", "75", "--size", "320x240"]
     with subprocess.Popen(command, stdout=subprocess.PIPE) as sending:
         said = fired(watched.prometheus, "MixformerStoreFails")
         report = json.loads(sending.communicate()[0])
