@@ -18,6 +18,7 @@ from service.access import Access
 
 TOKENS = {"cam": "token-of-the-camera-1", "desk": "token-of-the-desk-22", "rival": "token-of-a-rival-333"}
 FROM_ENVIRONMENT = "token-of-the-environment"
+RESUME_KEY = "0123456789abcdef" * 4
 GOOD = encoded(scene())
 START = pb.TargetCommand(ensure=pb.BoundingBox(x=100, y=80, width=40, height=40))
 
@@ -75,10 +76,21 @@ def secured(folder: Path, *flags: str) -> Iterator[Secured]:
     ca = folder / "ca.crt"
     ca.write_bytes(authority.certificate)
     write_tokens(folder, TOKENS.items())
+    (folder / "keys").write_text(f"first {RESUME_KEY}\n")
     tls = ("--tls-cert", str(certificate), "--tls-key", str(key), "--tls-client-ca", str(ca))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MIXFORMER_TOKENS", f"shell {FROM_ENVIRONMENT}")
         with served(
-            folder, *tls, "--token-file", str(folder / "tokens"), "--device", "simulated", "--log-level", "debug", *flags
+            folder,
+            *tls,
+            "--token-file",
+            str(folder / "tokens"),
+            "--token-keys",
+            str(folder / "keys"),
+            "--device",
+            "simulated",
+            "--log-level",
+            "debug",
+            *flags,
         ) as running:
             yield Secured(running, folder, authority, authority.client("camera"))

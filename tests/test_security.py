@@ -18,7 +18,7 @@ from grpc_reflection.v1alpha import reflection_pb2
 from grpc_reflection.v1alpha.reflection_pb2_grpc import ServerReflectionStub
 from grpc_status import rpc_status
 from processes import PATIENCE_SECONDS
-from secured import FROM_ENVIRONMENT, GOOD, TOKENS, Call, Secured, open_session, secured, tracked
+from secured import FROM_ENVIRONMENT, GOOD, RESUME_KEY, TOKENS, Call, Secured, open_session, secured, tracked
 
 from mixformer.tracking.v1 import tracking_pb2 as pb
 from mixformer.tracking.v1.tracking_pb2_grpc import TrackingServiceStub
@@ -184,5 +184,5 @@ def test_no_secret_is_written_anywhere(house: Secured) -> None:
     written += house.everything_written()
     assert "mixformer_unauthenticated_calls_total" in written and "DEBUG" in written
     key = (house.folder / "server.key").read_text().splitlines()
-    secrets = [*TOKENS.values(), FROM_ENVIRONMENT, "token-that-nobody-has", *key[1:-1]]
+    secrets = [*TOKENS.values(), FROM_ENVIRONMENT, RESUME_KEY, "token-that-nobody-has", *key[1:-1]]
     assert [secret for secret in secrets if secret in written] == []
