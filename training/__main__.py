@@ -17,6 +17,7 @@ from training.recipe import Recipe, RecipeError, read_recipe
 from training.sequences import SequenceError, read_sequences
 from training.shards import ShardError, Shards, data_folder
 from training.sources import Sources
+from training.tune import TRIALS, tune
 
 VIDEO_SHARDS = ("davis", "uavdt")
 INITIAL = "init/vit_tiny_patch16_224_in1k_fp16.pth"
@@ -55,6 +56,10 @@ def _parser() -> argparse.ArgumentParser:
     calibrate.add_argument("weights", type=Path, help="the .safetensors file to rewrite")
     calibrate.add_argument("--data", help="folder with train/*.tar (default: $MIXFORMER_DATA, else data)")
     calibrate.set_defaults(run=_calibrate)
+    settings = commands.add_parser("tune", help="what the tracker's settings are worth on the training data's videos")
+    settings.add_argument("weights", type=Path)
+    settings.add_argument("--data", help="folder with train/*.tar (default: $MIXFORMER_DATA, else data)")
+    settings.set_defaults(run=_tune)
     compare = commands.add_parser("evaluate", help="one pass over sequences in OTB or GOT-10k layout")
     compare.add_argument("sequences", type=Path)
     compare.add_argument("--weights", type=Path, required=True)
@@ -106,6 +111,13 @@ def _calibrate(arguments: argparse.Namespace) -> int:
     print(f"training videos, with the thresholds of the held-out ones: {judged(trained)}")
     save_model(arguments.weights, loaded.model, rule, loaded.metadata)
     print(f"written: {arguments.weights}")
+    return 0
+
+
+def _tune(arguments: argparse.Namespace) -> int:
+    shards = Shards(data_folder(arguments.data) / "train", VIDEO_SHARDS)
+    for trial, auc in tune(load_model(arguments.weights), shards, videos_of(shards.records), TRIALS):
+        print(f"{auc:.3f}  {trial}", flush=True)
     return 0
 
 

@@ -3,7 +3,6 @@
 import json
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,8 +11,10 @@ from tqdm import tqdm
 
 from model.checkpoint import LoadedModel
 from model.compiled import CompiledMixFormer
+from model.config import UpdateRule
 from model.crop import Image
 from model.geometry import Box
+from model.mixformer import Network
 from model.target import NonFinitePredictionError, TargetReport
 from model.tracker import Tracker
 from training.measures import Measures, mean, measure
@@ -33,11 +34,8 @@ class Run(NamedTuple):
 class Ours:
     """The project's tracker as a follower; a frame without a usable prediction keeps the last box."""
 
-    def __init__(self, loaded: LoadedModel, search_factor: float | None = None) -> None:
-        config = loaded.model.config
-        if search_factor is not None:
-            loaded.model.config = replace(config, search_factor=search_factor)
-        self._tracker = Tracker(CompiledMixFormer(loaded.model, torch.get_num_threads()), loaded.update_rule)
+    def __init__(self, network: Network, rule: UpdateRule) -> None:
+        self._tracker = Tracker(network, rule)
         self.report: TargetReport
 
     def start(self, image: Image, box: Box) -> None:
@@ -55,7 +53,8 @@ class Ours:
 
 def followers(loaded: LoadedModel, vittrack: Path | None) -> dict[str, Follower]:
     """All that are to be compared, by name, ours first."""
-    peers: dict[str, Follower] = {loaded.model.config.name: Ours(loaded), "hold still": HoldStill(), "MIL": Mil()}
+    ours = Ours(CompiledMixFormer(loaded.model, torch.get_num_threads()), loaded.update_rule)
+    peers: dict[str, Follower] = {loaded.model.config.name: ours, "hold still": HoldStill(), "MIL": Mil()}
     return peers | ({"VitTrack": VitTrack(vittrack, torch.get_num_threads())} if vittrack is not None else {})
 
 
