@@ -411,3 +411,13 @@ async def test_draining_does_not_wait_longer_than_its_grace(service: Service) ->
     await until(lambda: service.engine.waiting == 1)
     async with asyncio.timeout(3):
         await service.servicer.drain(0.2)
+
+
+async def test_a_call_is_counted_by_how_it_ended(service: Service) -> None:
+    await service.stub.ListSessions(pb.ListSessionsRequest())
+    await reason(service.stub.GetSession(pb.GetSessionRequest(session_id="none")))
+    (calls,) = (each for each in service.bench.metrics.registry.collect() if each.name == "mixformer_calls")
+    assert {(each.labels["method"], each.labels["end"]): each.value for each in calls.samples} == {
+        ("ListSessions", "ok"): 1.0,
+        ("GetSession", "session_not_found"): 1.0,
+    }

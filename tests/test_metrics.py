@@ -18,7 +18,7 @@ NAMES = {
     "queue_wait_seconds", "frame_latency_seconds", "batch_size", "frames", "drops", "sessions_active", "streams_active",
     "slots_in_use", "evictions", "memory_misses", "template_updates", "targets", "worker_up", "worker_heartbeat_age_seconds",
     "worker_restarts", "worker_outage_seconds", "build_info", "slots", "batch_capacity", "batch_padding", "rejections", "front_cpu_seconds",
-    "unauthenticated_calls",
+    "unauthenticated_calls", "calls",
     "resume_tokens_issued", "resume_tokens_withheld", "resume_tokens_refused", "sessions_resumed", "sessions_taken_over",
     "snapshots_written", "snapshots_failed", "store_latency_seconds",
 }  # fmt: skip

@@ -28,6 +28,7 @@ class Metrics:
         self._frame = histogram(
             registry, "frame_latency_seconds", "From the arrival of a frame to its result, where it was processed"
         )
+        self._calls = counter(registry, "calls_total", "Calls that have ended", ("method", "end"))
         self._frames = counters(registry, "frames_total", "Frames answered", "outcome", [each.name for each in Outcome])
         self._unauthenticated = counter(registry, "unauthenticated_calls_total", "Calls refused for want of a good token")
         self._drops = counter(registry, "drops_total", "Frames answered as dropped", ("reason",))
@@ -60,6 +61,10 @@ class Metrics:
         self._cpu.inc(used - self._cpu_counted)
         self._cpu_counted = used
         self._workers.refresh()
+
+    def on_call(self, method: str, end: str) -> None:
+        """A call has ended: `ok`, `cancelled` by its client, or with an error's reason."""
+        self._calls.labels(method, end.lower()).inc()
 
     def on_frame(self, result: FrameResult) -> None:
         """A frame has its result."""

@@ -2,6 +2,8 @@
 
 import asyncio
 import logging
+from collections.abc import Awaitable
+from functools import partial
 
 from mixformer.tracking.v1 import tracking_pb2 as pb
 from mixformer.tracking.v1.tracking_pb2_grpc import TrackingServiceServicer
@@ -11,7 +13,7 @@ from service.front.door import Door
 from service.front.finder import Asked
 from service.front.frames import Action, Frame
 from service.front.front import Front
-from service.front.status import Context, answered
+from service.front.status import Answer, Context, answered
 from service.front.streams import Requests, Streams
 
 _BEGINS_A_SESSION = {Action.INITIALIZE, Action.ENSURE}
@@ -39,27 +41,30 @@ class TrackingServicer(TrackingServiceServicer):
     # Writes to its context: a generator is not closed when its client leaves.
     async def TrackStream(self, request_iterator: Requests, context: Context) -> None:  # type: ignore[override]
         """Many frames in, one result a frame out."""
-        await answered(context, self._stream(request_iterator, context))
+        await self._answered("TrackStream", context, self._stream(request_iterator, context))
 
     async def Track(self, request: pb.TrackRequest, context: Context) -> pb.TrackResponse:
         """One frame in, one result out."""
-        return await answered(context, self._track(request, context))
+        return await self._answered("Track", context, self._track(request, context))
 
     async def GetSession(self, request: pb.GetSessionRequest, context: Context) -> pb.GetSessionResponse:
         """One session of the caller."""
-        return await answered(context, self._get_session(request, context))
+        return await self._answered("GetSession", context, self._get_session(request, context))
 
     async def ListSessions(self, request: pb.ListSessionsRequest, context: Context) -> pb.ListSessionsResponse:
         """The caller's sessions, in pages."""
-        return await answered(context, self._list_sessions(request, context))
+        return await self._answered("ListSessions", context, self._list_sessions(request, context))
 
     async def DeleteSession(self, request: pb.DeleteSessionRequest, context: Context) -> pb.DeleteSessionResponse:
         """End a session and give back what it holds."""
-        return await answered(context, self._delete_session(request, context))
+        return await self._answered("DeleteSession", context, self._delete_session(request, context))
 
     async def GetServerInfo(self, request: pb.GetServerInfoRequest, context: Context) -> pb.GetServerInfoResponse:
         """What runs here, and its limits."""
-        return await answered(context, self._server_info())
+        return await self._answered("GetServerInfo", context, self._server_info())
+
+    async def _answered(self, method: str, context: Context, work: Awaitable[Answer]) -> Answer:
+        return await answered(context, work, partial(self._front.metrics.on_call, method))
 
     async def _stream(self, requests: Requests, context: Context) -> None:
         with self._door.enter():

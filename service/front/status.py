@@ -1,7 +1,7 @@
 """How a call ends: with its answer, or with a gRPC status that carries google.rpc.ErrorInfo (reason and domain)."""
 
 import logging
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from typing import Any, NoReturn, TypeVar
 
 from google.protobuf import any_pb2
@@ -21,14 +21,19 @@ Context = aio.ServicerContext[Any, Any]
 Answer = TypeVar("Answer")
 
 
-async def answered(context: Context, work: Awaitable[Answer]) -> Answer:
+async def answered(context: Context, work: Awaitable[Answer], count: Callable[[str], None]) -> Answer:
     """The answer of a call. A ServiceError ends it with its status; a fault of ours is logged, and the client is told no more.
 
-    Cancellation passes through: grpc.aio needs it to end the call.
+    `count` is told how the call ended: `ok`, an error's reason, or `cancelled` where its client left. Cancellation passes
+    through: grpc.aio needs it to end the call.
     """
+    end = "cancelled"
     try:
-        return await work
+        answer = await work
+        end = "ok"
+        return answer
     except ServiceError as error:
+        end = error.reason
         await abort(context, error)
     except Exception:
         # Writing to a client that has just gone fails before the cancellation comes.
@@ -36,7 +41,10 @@ async def answered(context: Context, work: Awaitable[Answer]) -> Answer:
             raise
         # gRPC would send the exception's text to the client.
         _log.exception("a call failed")
+        end = ServiceError.reason
         await abort(context, ServiceError("internal error, see the server's log"))
+    finally:
+        count(end)
 
 
 async def abort(context: Context, error: ServiceError) -> NoReturn:
