@@ -124,6 +124,29 @@ async def test_a_store_that_is_down_at_first_gets_everything_once_it_is_there(re
             await here.until_stored(session, 1)
 
 
+async def test_one_session_that_the_store_refuses_holds_up_no_other(redis: RedisServer) -> None:
+    async with kept(redis, store_interval_seconds=0.02) as here:
+        sessions = [here.bench.session(f"beside {number}") for number in range(40)]
+        redis.client.set(key_of("me", "beside 0"), "not a session")
+        for session in sessions:
+            await here.frames(session, 0, 0)
+        for session in sessions[1:]:
+            await here.until_stored(session, 0)
+        assert here.figures()["snapshots_failed_total"] >= 1
+
+
+async def test_sessions_that_ended_while_the_store_was_away_are_not_kept(redis: RedisServer) -> None:
+    async with kept(redis, store_interval_seconds=0.02, store_timeout_seconds=0.02) as here:
+        with redis.hanging():
+            for number in range(20):
+                session = here.bench.session(f"ended {number}")
+                await here.frames(session, 0, 0)
+                await here.bench.front.finder.delete("me", session.session_id)
+            async with asyncio.timeout(PATIENCE_SECONDS):
+                while here.backing.journal._due:
+                    await asyncio.sleep(0.02)
+
+
 async def test_the_server_that_lost_a_session_ends_it_at_its_next_write(redis: RedisServer) -> None:
     async with kept(redis, store_interval_frames=1) as mine, kept(redis, store_interval_frames=1) as other:
         session = mine.bench.session("fought for")

@@ -97,15 +97,27 @@ class Finder:
         return Seen(state, stored.seconds_left)
 
     async def delete(self, client: str, session_id: str) -> None:
-        """End the session, here and in the store. Raises SessionNotFound; StoreUnavailable where the store could not be told."""
+        """End the session, here and in the store. Raises SessionNotFound, StoreUnavailable.
+
+        Where the session was here and the store cannot be told, what that has ends with its idle timeout.
+        """
         session = self._table.get(client, session_id)
         if session is not None:
             await self._table.end(session, SessionNotFound(f"session {session_id} was deleted"))
-        was_stored = False
-        if self._backing is not None:
-            was_stored = await self._backing.store.delete(key_of(client, session_id), self._longest_live_seconds)
+        try:
+            was_stored = await self._delete_stored(client, session_id)
+        except StoreUnavailable as error:
+            if session is None:
+                raise error.told() from None
+            _log.warning("session %s is deleted, but not in the store: %s", session_id, error)
+            return
         if session is None and not was_stored:
             raise not_found(session_id)
+
+    async def _delete_stored(self, client: str, session_id: str) -> bool:
+        if self._backing is None:
+            return False
+        return await self._backing.store.delete(key_of(client, session_id), self._longest_live_seconds)
 
     async def _is_elsewhere(self, session: Session) -> bool:
         """Whether another server has had the session since: this one, without frames to write, would not know."""

@@ -5,8 +5,9 @@ store does not take stays here and is tried again, always as it is by then: a de
 """
 
 import asyncio
+import contextlib
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from weakref import WeakKeyDictionary
 
@@ -98,11 +99,10 @@ class Journal:
 
     async def flush(self, seconds: float, lose: Lose) -> None:
         """Write all that is due, for `seconds` at most; `run` has ended."""
-        try:
+        with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
-                await self._write_all(list(self._due), lose)
-        except TimeoutError:
-            pass
+                while self._due and await self._write_all(list(self._due), lose):
+                    pass
         if self._due:
             _log.warning("%d sessions could not be written to the store", len(self._due))
 
@@ -118,21 +118,39 @@ class Journal:
     def _is_late(self, record: _Record) -> bool:
         return record.unwritten >= self._interval_frames
 
-    async def _write_all(self, sessions: Iterable[Session], lose: Lose) -> bool:
-        """Write the sessions, a round trip for some at a time; whether the store took part."""
+    async def _write_all(self, sessions: Sequence[Session], lose: Lose) -> bool:
+        """Write the sessions, a round trip for some at a time; whether the store took them all."""
+        # Those that have ended would be kept for as long as the store is away.
+        for ended in [session for session in self._due if not session.is_open]:
+            del self._due[ended]
+        failed = 0
+        for batch in self._batches(sessions):
+            try:
+                answers = await self._store.write([each.write for each in batch])
+            except StoreUnavailable as error:
+                _log.warning("%d sessions not written: %s", len(batch), error)
+                self._metrics.on_snapshots(written=0, failed=len(batch))
+                return False
+            for each, answer in zip(batch, answers, strict=True):
+                self._settle(each, answer, lose)
+            failed += answers.count(Refusal.FAILED)
+            written = sum(isinstance(answer, int) for answer in answers)
+            self._metrics.on_snapshots(written=written, failed=answers.count(Refusal.FAILED))
+        return not failed
+
+    def _batches(self, sessions: Sequence[Session]) -> Iterator[list[_Writing]]:
+        """What one round trip takes at a time; each snapshot is taken when its turn has come."""
         batch: list[_Writing] = []
         size = 0
         for session in sessions:
-            if not session.is_open:
-                self._due.pop(session, None)
-                continue
-            batch.append(self._begin(session))
-            size += sum(crop.nbytes for crop in batch[-1].write.new_crops.values())
+            if session.is_open:
+                batch.append(self._begin(session))
+                size += sum(crop.nbytes for crop in batch[-1].write.new_crops.values())
             if len(batch) == _MAX_WRITES or size >= _MAX_BYTES:
-                if not await self._write(batch, lose):
-                    return False
+                yield batch
                 batch, size = [], 0
-        return not batch or await self._write(batch, lose)
+        if batch:
+            yield batch
 
     def _begin(self, session: Session) -> _Writing:
         record = self._records[session]
@@ -141,24 +159,13 @@ class Journal:
         write = Write(key, record.epoch, snapshot, record.stored, session.options.idle_timeout_seconds)
         return _Writing(session, record, write, record.unwritten)
 
-    async def _write(self, batch: list[_Writing], lose: Lose) -> bool:
-        try:
-            answers = await self._store.write([each.write for each in batch])
-        except StoreUnavailable as error:
-            _log.warning("%d sessions not written: %s", len(batch), error)
-            self._metrics.on_snapshots(written=0, failed=len(batch))
-            return False
-        for each, answer in zip(batch, answers, strict=True):
-            self._settle(each, answer, lose)
-        failed = answers.count(Refusal.FAILED)
-        self._metrics.on_snapshots(written=sum(isinstance(answer, int) for answer in answers), failed=failed)
-        return not failed
-
     def _settle(self, writing: _Writing, answer: Written, lose: Lose) -> None:
         session, record = writing.session, writing.record
         match answer:
             case Refusal.LOST:
                 self._due.pop(session, None)
+                if not session.is_open:
+                    return  # it ended while it was under way, and a new one may have its name
                 self._metrics.on_taken_over()
                 lose(session, SessionTakenOver(f"session {session.session_id} was taken over by another server"))
             case Refusal.CROPS_MISSING:

@@ -122,8 +122,9 @@ class SessionTable:
 
     def _take_out(self, session: Session, error: ServiceError) -> bool:
         """Whether the session was in the table until now."""
-        was_in = self._sessions.pop((session.client, session.session_id), None) is not None
+        was_in = self.get(session.client, session.session_id) is session
         if was_in:
+            del self._sessions[session.client, session.session_id]
             _log.info("session %s ends: %s", session.session_id, error)
         return was_in
 

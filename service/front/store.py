@@ -156,7 +156,11 @@ class SessionStore:
         pipeline = self._redis.pipeline(transaction=False)
         for write in writes:
             pipeline.eval(_WRITE, 1, write.key, *_arguments(write))
-        return [_written(answer) for answer in await self._answer(pipeline.execute(raise_on_error=False))]
+        answers = await self._answer(pipeline.execute(raise_on_error=False))
+        refused = [answer for answer in answers if isinstance(answer, Exception)]
+        if refused:
+            _log.warning("the store refuses %d of %d sessions: %s", len(refused), len(answers), refused[0])
+        return [_written(answer) for answer in answers]
 
     async def delete(self, key: bytes, live_seconds: float) -> bool:
         """End the session for every server; whether there was one."""
@@ -200,7 +204,6 @@ def _stored(fields: Sequence[bytes]) -> StoredSession | None:
 
 def _written(answer: Any) -> Written:
     if isinstance(answer, Exception):
-        _log.warning("the store refuses a session: %s", answer)
         return Refusal.FAILED
     return _REFUSALS.get(answer, int(answer))
 
