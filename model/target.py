@@ -65,6 +65,8 @@ class Target:
         self._rule = rule
         self.state = state
         self._key: bytes | None = None
+        # Asked for four times a frame.
+        self._window: tuple[Box, CropWindow] | None = None
 
     @classmethod
     def start(cls, config: ModelConfig, rule: UpdateRule, image: Image, box: Box) -> "Target":
@@ -99,7 +101,10 @@ class Target:
     @property
     def search_window(self) -> CropWindow:
         """The part of the next frame that `search` looks at."""
-        return crop_window(self.report.box, self._config.search_factor)
+        box = self.report.box
+        if self._window is None or self._window[0] is not box:
+            self._window = box, crop_window(box, self._config.search_factor)
+        return self._window[1]
 
     def search(self, image: Image) -> Image:
         """The search crop around the last box, uint8 [S, S, 3]. Raises ValueError where it misses the frame (another camera?)."""

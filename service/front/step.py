@@ -170,9 +170,11 @@ class FrameTracker:
         return Kit(config, options.rule, self._limits.max_targets_per_session)
 
     async def _process(self, session: Session, frame: Frame, picture: Decoded) -> FrameResult:
-        commanded = command(session.targets, frame.commands, picture.image, self._kit(session.options))
-        if not commanded.targets and not frame.commands:
+        if not session.targets and not frame.commands:
             raise NoTarget(f"session {session.session_id} has no target: send initialize or ensure with a frame")
+        commanded = Commanded(dict(session.targets), frozenset())
+        if frame.commands:
+            commanded = command(session.targets, frame.commands, picture.image, self._kit(session.options))
         self._admit(session, frame, commanded)
         followed = {name: target for name, target in commanded.targets.items() if name not in commanded.started}
         picture = await self._showing(frame, picture, (target.search_window for target in followed.values()))
