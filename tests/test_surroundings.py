@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import grpc
 import pytest
@@ -143,49 +143,57 @@ time.time = lambda: real() + (float(open(path).read()) if os.path.exists(path) e
 """
 
 
-@pytest.fixture
-def step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The file that steps the clock of the services that are started from now on."""
-    (tmp_path / "sitecustomize.py").write_text(STEPPED)
-    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
-    monkeypatch.setenv("CLOCK_STEP", str(tmp_path / "step"))
-    return tmp_path / "step"
+class Stepped(NamedTuple):
+    """A service, and the file with the seconds by which its clock is off."""
+
+    running: Served
+    step: Path
 
 
-async def test_a_clock_that_is_stepped_ends_no_session_and_no_token(step: Path, tmp_path: Path) -> None:
-    keys = tmp_path / "keys"
-    keys.write_text(f"one {'1f' * 32}\n")
-    with served(tmp_path, *SIMULATED, "--token-keys", str(keys)) as running:
-        async with aio.insecure_channel(running.address) as channel:
-            stub = TrackingServiceStub(channel)
-            feed = await Feed.open(channel, session_id="lives on", options=OPTIONS)
-            await feed.track(0, 5)
-            for hours in (24, -24):
-                await begin(stub, "ends", idle_timeout=Duration(nanos=500_000_000))
-                step.write_text(str(hours * 3600))
-                # Sessions are timed by a clock that is never stepped: the short one ends when it is due, the other stays.
-                async with asyncio.timeout(PATIENCE_SECONDS):
-                    while len(shown := (await stub.ListSessions(pb.ListSessionsRequest())).sessions) > 1:
-                        await asyncio.sleep(0.05)
-                assert [session.session_id for session in shown] == ["lives on"]
-                assert abs(shown[0].expire_time.seconds - time.time() - hours * 3600 - 300) < 60, "clients see the new time"
-                assert feed.token is not None
-                feed = await Feed.open(channel, resume_token=feed.token.token)
-                last = feed.session.last_frame_number
-                await feed.track(last + 1, last + 8)
+@pytest.fixture(scope="module")
+def stepped(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stepped]:
+    folder = tmp_path_factory.mktemp("stepped")
+    (folder / "sitecustomize.py").write_text(STEPPED)
+    (folder / "keys").write_text(f"one {'1f' * 32}\n")
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("PYTHONPATH", f"{folder}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
+        environment.setenv("CLOCK_STEP", str(folder / "step"))
+        with served(folder, *SIMULATED, "--token-keys", str(folder / "keys")) as running:
+            yield Stepped(running, folder / "step")
 
 
-async def test_a_clock_that_is_ahead_makes_frames_too_old_where_an_age_was_asked_for(step: Path, tmp_path: Path) -> None:
-    with served(tmp_path, *SIMULATED) as running:
-        async with aio.insecure_channel(running.address) as channel:
-            stub = TrackingServiceStub(channel)
-            await begin(stub, "cam", max_frame_age=Duration(seconds=60))
-            sent = request(1)
-            sent.frame.capture_time.GetCurrentTime()
-            outcomes = []
-            for hours in (0, 24, -24):
-                step.write_text(str(hours * 3600))
-                outcomes.append((await stub.Track(pb.TrackRequest(session_id="cam", frame=sent.frame))).result.outcome)
+async def test_a_clock_that_is_stepped_ends_no_session_and_no_token(stepped: Stepped) -> None:
+    async with aio.insecure_channel(stepped.running.address) as channel:
+        stub = TrackingServiceStub(channel)
+        feed = await Feed.open(channel, session_id="lives on", options=OPTIONS)
+        await feed.track(0, 5)
+        for hours in (24, -24):
+            await begin(stub, "ends", idle_timeout=Duration(nanos=500_000_000))
+            stepped.step.write_text(str(hours * 3600))
+            # Sessions are timed by a clock that is never stepped: the short one ends when it is due, the other stays.
+            async with asyncio.timeout(PATIENCE_SECONDS):
+                while len(shown := (await stub.ListSessions(pb.ListSessionsRequest())).sessions) > 1:
+                    await asyncio.sleep(0.05)
+            assert [session.session_id for session in shown] == ["lives on"]
+            assert abs(shown[0].expire_time.seconds - time.time() - hours * 3600 - 300) < 60, "clients see the new time"
+            assert feed.token is not None
+            feed = await Feed.open(channel, resume_token=feed.token.token)
+            last = feed.session.last_frame_number
+            await feed.track(last + 1, last + 8)
+        await stub.DeleteSession(pb.DeleteSessionRequest(session_id="lives on"))
+
+
+async def test_a_clock_that_is_ahead_makes_frames_too_old_where_an_age_was_asked_for(stepped: Stepped) -> None:
+    async with aio.insecure_channel(stepped.running.address) as channel:
+        stub = TrackingServiceStub(channel)
+        stepped.step.write_text("0")
+        await begin(stub, "cam", max_frame_age=Duration(seconds=60))
+        sent = request(1)
+        sent.frame.capture_time.GetCurrentTime()
+        outcomes = []
+        for hours in (0, 24, -24):
+            stepped.step.write_text(str(hours * 3600))
+            outcomes.append((await stub.Track(pb.TrackRequest(session_id="cam", frame=sent.frame))).result.outcome)
     assert outcomes == [pb.FRAME_OUTCOME_PROCESSED, pb.FRAME_OUTCOME_DROPPED, pb.FRAME_OUTCOME_PROCESSED]
 
 
