@@ -36,7 +36,7 @@ def _chart(axis: str, name: str, points: Series) -> Image:
     cv2.polylines(image, [np.array(places)], False, LINE, 2, cv2.LINE_AA)
     for (label, value), (x, y) in zip(points, places, strict=True):
         cv2.circle(image, (x, y), 3, LINE, cv2.FILLED, cv2.LINE_AA)
-        _write(image, f"{value:.3g}", x, y - 8)
+        _write(image, f"{value:.0f}" if value >= 100 else f"{value:.3g}", x, y - 8)
         _write(image, label, x, floor + 16)
     _write(image, f"{name} by {axis}", WIDTH // 2, 20, scale=0.5)
     return image
