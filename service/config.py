@@ -147,6 +147,9 @@ class ServeSettings:
     max_worker_restarts: Annotated[
         int, Meta(ge=1, le=1_000_000, description="workers in a row that may die within a minute before the service gives up")
     ] = 20  # fmt: skip
+    keepalive_seconds: Annotated[
+        float, Meta(ge=1, le=3600, description="a client that is silent for this long is asked whether it is still there")
+    ] = 20.0  # fmt: skip
     idle_timeout_seconds: Annotated[
         float, Meta(gt=0, le=YEAR_SECONDS, description="a session without frames ends after this, by default")
     ] = 300.0  # fmt: skip

@@ -18,7 +18,7 @@ NAMES = {
     "queue_wait_seconds", "frame_latency_seconds", "batch_size", "frames", "drops", "sessions_active", "streams_active",
     "slots_in_use", "evictions", "memory_misses", "template_updates", "targets", "worker_up", "worker_heartbeat_age_seconds",
     "worker_restarts", "worker_outage_seconds", "build_info", "slots", "batch_capacity", "batch_padding", "rejections", "front_cpu_seconds",
-    "unauthenticated_calls", "calls",
+    "unauthenticated_calls", "calls", "front_tasks",
     "resume_tokens_issued", "resume_tokens_withheld", "resume_tokens_refused", "sessions_resumed", "sessions_taken_over",
     "snapshots_written", "snapshots_failed", "store_latency_seconds",
 }  # fmt: skip
@@ -73,7 +73,7 @@ def test_each_worker_is_up_until_lost_and_its_heartbeat_grows_old() -> None:
     first, second = metrics.worker(0), metrics.worker(1)
     first.on_hello(HELLO)
     clock.now += 3
-    metrics.refresh(sessions=2, streams=1)
+    metrics.refresh(sessions=2, streams=1, tasks=5)
     samples = scrape(metrics)
     assert (samples["worker_up{'worker': '0'}"], samples["worker_up{'worker': '1'}"]) == (1, 0)
     assert samples["worker_heartbeat_age_seconds{'worker': '0'}"] == 3
@@ -81,7 +81,7 @@ def test_each_worker_is_up_until_lost_and_its_heartbeat_grows_old() -> None:
     first.on_pong(7)
     second.on_pong(2)
     first.on_lost()
-    metrics.refresh(sessions=2, streams=1)
+    metrics.refresh(sessions=2, streams=1, tasks=5)
     samples = scrape(metrics)
     assert (samples["worker_up{'worker': '0'}"], samples["worker_heartbeat_age_seconds{'worker': '0'}"]) == (0, 0)
     assert (samples["slots_in_use{'worker': '0'}"], samples["slots_in_use{'worker': '1'}"]) == (7, 2)
@@ -109,11 +109,11 @@ def test_of_several_fronts_one_tells_of_the_workers_and_each_of_its_own_misses()
 
 def test_the_processor_time_of_the_front_grows_with_what_it_uses() -> None:
     metrics = Metrics()
-    metrics.refresh(0, 0)
+    metrics.refresh(0, 0, 0)
     before, began = scrape(metrics)["front_cpu_seconds_total"], time.process_time()
     while time.process_time() < began + 0.02:
         pass
-    metrics.refresh(0, 0)
+    metrics.refresh(0, 0, 0)
     used = scrape(metrics)["front_cpu_seconds_total"]
     assert before + 0.02 <= used <= time.process_time()
 

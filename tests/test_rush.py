@@ -57,3 +57,15 @@ def test_half_as_many_targets_again_as_slots_cost_at_most_15_percent(max_batch: 
         assert min(len(camera.waits) for camera in rush.cameras) > 0
     assert rush.encodes > targets, "memories were evicted and made again"
     assert frames[1] / frames[0] >= 0.85
+
+
+def test_five_hundred_cameras_whose_memories_are_lost_do_not_hold_up_those_that_are_back() -> None:
+    soon = Rush(cameras(500, rates=(1000,)))
+    soon.run(seconds=7 * PASS_SECONDS)
+    back = [camera for camera in soon.cameras if camera.waits]
+    assert len(back) == 7 * 4, "four memories a pass are made again"
+    assert max(wait for camera in back for wait in camera.waits[1:]) <= 2 * PASS_SECONDS
+    late = Rush(cameras(500, rates=(1000,)))
+    late.run(seconds=130 * PASS_SECONDS)
+    assert min(len(camera.waits) for camera in late.cameras) >= 1, "all are back after a pass for every four"
+    assert max(wait for camera in late.cameras for wait in camera.waits[1:]) <= (500 / 28 + 2) * PASS_SECONDS

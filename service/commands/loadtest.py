@@ -88,23 +88,28 @@ class Camera:
             self.tally.failed("TIMEOUT")
 
     async def _exchange(self, session: ClientSession) -> None:
+        begun = asyncio.Event()
         try:
             async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(self._send(session))
-                tasks.create_task(self._receive(session))
+                tasks.create_task(self._send(session, begun))
+                tasks.create_task(self._receive(session, begun))
         finally:
             self.tally.resumed(session.times_resumed, session.times_begun_anew)
 
-    async def _send(self, session: ClientSession) -> None:
+    async def _send(self, session: ClientSession, begun: asyncio.Event) -> None:
         box = pb.BoundingBox(**self.clip.box._asdict())
-        start = [pb.TargetCommand(initialize=box)]
+        first, others = pb.TargetCommand(initialize=box), pb.TargetCommand(ensure=box)
         async for number in paced(self.schedule, time.perf_counter, asyncio.sleep):
-            await session.send(number, self.clip.frame(number), start if number == 0 else [])
+            # A server without room for the target refuses the first frames; it may have room soon.
+            start = [others if number else first] if not begun.is_set() else []
+            await session.send(number, self.clip.frame(number), start)
             self.tally.sent(self.schedule.due_at(number), time.perf_counter())
 
-    async def _receive(self, session: ClientSession) -> None:
+    async def _receive(self, session: ClientSession, begun: asyncio.Event) -> None:
         for _ in range(self.schedule.frame_count):
             result = await session.receive()
+            if result.outcome == pb.FRAME_OUTCOME_PROCESSED:
+                begun.set()
             self.tally.received(result, self.schedule.due_at(result.frame_number), time.perf_counter())
             self.progress.update()
 

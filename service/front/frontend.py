@@ -188,7 +188,7 @@ async def _sweep(table: SessionTable) -> None:
 
 async def _measure(front: Front, servicer: TrackingServicer) -> None:
     while True:
-        front.metrics.refresh(len(front.table), len(servicer.streams))
+        front.metrics.refresh(len(front.table), len(servicer.streams), len(asyncio.all_tasks()))
         await asyncio.sleep(_HEALTH_SECONDS)
 
 

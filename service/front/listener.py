@@ -21,14 +21,18 @@ def listen(settings: ServeSettings, tokens: Tokens, on_refused: Callable[[], Non
     Raises StartError.
     """
     limits = settings.limits
+    silence_ms = round(1000 * settings.keepalive_seconds)
     options = [
         # A second server on the port is an error, not a rival for its connections.
         ("grpc.so_reuseport", 0),
         # A frame over max_frame_bytes is refused in band, and the stream goes on; beyond this gRPC ends it.
         ("grpc.max_receive_message_length", 2 * limits.max_frame_bytes),
-        # A client that vanished without a word is found within 30 s.
-        ("grpc.keepalive_time_ms", 20_000),
-        ("grpc.keepalive_timeout_ms", 10_000),
+        # A client that vanished without a word is found within one and a half times this, one that never speaks within once.
+        ("grpc.keepalive_time_ms", silence_ms),
+        ("grpc.keepalive_timeout_ms", silence_ms // 2),
+        # Of the question itself, a minute by default: gRPC does not always start the clock above.
+        ("grpc.http2.ping_timeout_ms", silence_ms // 2),
+        ("grpc.server_handshake_timeout_ms", silence_ms),
         ("grpc.keepalive_permit_without_calls", 1),
         # Clients may look after their side as often as this.
         ("grpc.http2.min_ping_interval_without_data_ms", 5_000),

@@ -38,6 +38,7 @@ class Metrics:
         self.kept = SessionMetrics(registry)
         self._sessions = gauge(registry, "sessions_active", "Sessions that exist", "livesum")
         self._streams = gauge(registry, "streams_active", "Streams that are open", "livesum")
+        self._tasks = gauge(registry, "front_tasks", "Tasks on the event loop", "livesum")
         self._cpu = counter(registry, "front_cpu_seconds_total", "CPU time of the front")
         self._cpu_counted = 0.0
 
@@ -53,10 +54,11 @@ class Metrics:
         """What hears of the worker with this number."""
         return self._workers.of(number)
 
-    def refresh(self, sessions: int, streams: int) -> None:
+    def refresh(self, sessions: int, streams: int, tasks: int) -> None:
         """Bring up to date what changes without an event. To be called a few times a second."""
         self._sessions.set(sessions)
         self._streams.set(streams)
+        self._tasks.set(tasks)
         used = time.process_time()
         self._cpu.inc(used - self._cpu_counted)
         self._cpu_counted = used
