@@ -2,6 +2,7 @@
 # make demo    track a real clip over gRPC on this machine's CPU; results in demo_output/
 # make test    the test suite
 # make soak    MINUTES=60: sessions that come, track, break things and go, at 80 % of the capacity (FLAGS="--device simulated": without the network)
+# make fuzz    INPUTS=100000 hostile pictures, tokens, sessions, messages and checkpoint files
 # make overload  three times the capacity of a simulated device: who is accepted keeps the pace
 # make bench   benchmarks of this machine; figures in benchmarks/latest.json
 # make growth  how cost grows with sessions, templates and frame size; benchmarks/growth.json and growth.png
@@ -22,6 +23,7 @@
 PYTHON ?= python3
 RECIPE ?= mixvit_tiny_cpu
 MINUTES ?= 10
+INPUTS ?= 100000
 DATA ?= data
 WEIGHTS ?= weights/mixvit_tiny.safetensors
 TORCH_INDEX ?=
@@ -31,7 +33,7 @@ PROTO := mixformer/tracking/v1/tracking
 STUBS := $(addprefix $(PROTO)_,pb2.py pb2.pyi pb2_grpc.py pb2_grpc.pyi)
 CODE := $(wildcard model service training benchmarks deploy tests)
 
-.PHONY: setup demo test soak overload bench growth train evaluate check stubs-fresh proto lock image-locks compose-test gpu-test confined-test audit watch-test envoy-test deploy-check clean
+.PHONY: setup demo test soak fuzz overload bench growth train evaluate check stubs-fresh proto lock image-locks compose-test gpu-test confined-test audit watch-test envoy-test deploy-check clean
 
 setup: $(READY)
 
@@ -51,6 +53,9 @@ test: setup
 
 soak: setup
 	$(BIN)/python tests/soak.py --minutes $(MINUTES) $(FLAGS)
+
+fuzz: setup
+	$(BIN)/python tests/fuzz_long.py --inputs $(INPUTS)
 
 overload: setup
 	$(BIN)/python tests/overload.py

@@ -135,7 +135,7 @@ def _stop_at(path: Path, model: MixFormer, kind: str, names: list[str]) -> None:
 def _update_rule(path: Path, metadata: Mapping[str, str]) -> UpdateRule:
     try:
         return UpdateRule(**json.loads(metadata.get("update_rule", "{}")))
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path}: its update_rule is not usable: {error}") from None
 
 

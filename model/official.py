@@ -15,6 +15,8 @@ from typing import Any, BinaryIO, Self
 import torch
 from torch import Tensor
 
+_REASON_CHARACTERS = 300
+
 
 class CheckpointError(Exception):
     """The file cannot be loaded; the message names the file and the reason."""
@@ -54,7 +56,8 @@ _ALLOWED: dict[tuple[str, str], Any] = {
 }
 
 
-class _TensorUnpickler(pickle.Unpickler):
+# The one in Python: C's makes room for every object number below the highest that a pickle names, tens of GB for a file of 20 bytes.
+class _TensorUnpickler(pickle._Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         return _ALLOWED.get((module, name), Inert)
 
@@ -71,22 +74,39 @@ _PICKLE = types.SimpleNamespace(
 
 def read_official(path: Path) -> dict[str, Tensor]:
     """The tensors of `net` under our names, without those that inference never uses. Raises CheckpointError."""
-    if zipfile.is_zipfile(path) and any(name.endswith("/constants.pkl") for name in zipfile.ZipFile(path).namelist()):
-        raise CheckpointError(f"{path}: a TorchScript archive, not a checkpoint")
     try:
+        _check_archive(path)
         content = torch.load(path, map_location="cpu", pickle_module=_PICKLE, weights_only=False)
+    except CheckpointError:
+        raise
     except Exception as error:  # noqa: BLE001 (a hostile file can raise anything while it is read)
-        raise CheckpointError(f"{path}: not a readable checkpoint: {type(error).__name__}: {error}") from None
-    net = content.get("net") if isinstance(content, dict) else None
+        reason = f"{type(error).__name__}: {error}"[:_REASON_CHARACTERS]
+        raise CheckpointError(f"{path}: not a readable checkpoint: {reason}") from None
+    # By the type's own methods: a pickle can give a container attributes that hide them.
+    net = dict.get(content, "net") if isinstance(content, dict) else None
     if not isinstance(net, dict):
         raise CheckpointError(f"{path}: holds no state dict under 'net'")
     tensors = {}
-    for name, tensor in net.items():
+    for name, tensor in dict.items(net):
         if not isinstance(name, str) or not isinstance(tensor, Tensor):
-            raise CheckpointError(f"{path}: entry {name!r} of 'net' is no tensor")
+            shown = name[:_REASON_CHARACTERS] if isinstance(name, str) else type(name).__name__
+            raise CheckpointError(f"{path}: entry {shown!r} of 'net' is no tensor")
         if not _UNUSED.fullmatch(name):
             tensors[our_name(name)] = tensor
     return tensors
+
+
+def _check_archive(path: Path) -> None:
+    """Raises CheckpointError for a zip that is TorchScript's, or holds compressed entries, which torch never writes."""
+    if not zipfile.is_zipfile(path):
+        return
+    with zipfile.ZipFile(path) as archive:
+        entries = archive.infolist()
+    if any(entry.filename.endswith("/constants.pkl") for entry in entries):
+        raise CheckpointError(f"{path}: a TorchScript archive, not a checkpoint")
+    for entry in entries:
+        if entry.compress_type != zipfile.ZIP_STORED:
+            raise CheckpointError(f"{path}: an entry of {entry.compress_size} bytes stands for {entry.file_size}")
 
 
 _UNUSED = re.compile(r"backbone\.(norm|head)\..*|backbone\.(cls_token|pos_embed)|.*\.num_batches_tracked")

@@ -6,6 +6,7 @@ Times are `time.monotonic()` seconds, which front and worker on one host share.
 """
 
 from collections.abc import Iterator
+from typing import TypeVar
 
 import msgspec
 
@@ -136,6 +137,8 @@ class Pong(Message, frozen=True):
 ToWorker = TrackItem | Release | Cancel | Ping
 ToFront = Hello | BatchStarted | Predicted | MemoryMissing | Expired | Failed | BatchStats | Pong
 
+T = TypeVar("T")
+
 _LENGTH_BYTES = 4
 _encoder = msgspec.msgpack.Encoder()
 _to_worker: msgspec.msgpack.Decoder[ToWorker] = msgspec.msgpack.Decoder(ToWorker)
@@ -167,13 +170,20 @@ def split(received: bytearray) -> Iterator[bytes]:
 
 
 def decode_to_worker(body: bytes) -> ToWorker:
-    """A message for the worker, from its bytes without the length. Raises msgspec.DecodeError where it is not one."""
-    return _to_worker.decode(body)
+    """A message for the worker, from its bytes without the length. Raises ValueError where it is not one."""
+    return _decoded(_to_worker, body)
 
 
 def decode_to_front(body: bytes) -> ToFront:
-    """A message for the front, from its bytes without the length. Raises msgspec.DecodeError where it is not one."""
-    return _to_front.decode(body)
+    """A message for the front, from its bytes without the length. Raises ValueError where it is not one."""
+    return _decoded(_to_front, body)
+
+
+def _decoded(decoder: "msgspec.msgpack.Decoder[T]", body: bytes) -> T:
+    try:
+        return decoder.decode(body)
+    except RecursionError:
+        raise ValueError(f"message of {len(body)} bytes is nested too deeply") from None
 
 
 def _check(length: int) -> int:

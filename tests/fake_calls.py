@@ -14,6 +14,7 @@ from grpc_status import rpc_status
 
 from mixformer.tracking.v1 import tracking_pb2 as pb
 from mixformer.tracking.v1.tracking_pb2_grpc import TrackingServiceStub, add_TrackingServiceServicer_to_server
+from service.front.malformed import Malformed
 from service.front.servicer import TrackingServicer
 
 if TYPE_CHECKING:  # it exists for type checkers alone
@@ -30,11 +31,12 @@ Call = aio.StreamStreamCall[pb.TrackStreamRequest, pb.TrackStreamResponse]
 class Service:
     """A front that serves, and a client of it."""
 
-    def __init__(self, given: Bench, servicer: TrackingServicer, stub: "TrackingServiceAsyncStub") -> None:
+    def __init__(self, given: Bench, servicer: TrackingServicer, stub: "TrackingServiceAsyncStub", address: str) -> None:
         self.bench = given
         self.engine = given.engine
         self.servicer = servicer
         self.stub = stub
+        self.address = address
 
     async def open(self, **config: Any) -> Call:
         """A stream that has its session."""
@@ -55,12 +57,12 @@ async def serving(given: Bench, max_frame_bytes: int = 1024 * 1024) -> AsyncIter
     servicer = TrackingServicer(given.front)
     # Without the probe the flow-control window keeps its 64 KiB.
     options = [("grpc.max_receive_message_length", 2 * max_frame_bytes), ("grpc.http2.bdp_probe", 0)]
-    server = aio.server(options=options)
+    server = aio.server(interceptors=[Malformed()], options=options)
     add_TrackingServiceServicer_to_server(servicer, server)
-    port = server.add_insecure_port("127.0.0.1:0")
+    address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
     await server.start()
-    async with aio.insecure_channel(f"127.0.0.1:{port}") as channel:
-        yield Service(given, servicer, TrackingServiceStub(channel))
+    async with aio.insecure_channel(address) as channel:
+        yield Service(given, servicer, TrackingServiceStub(channel), address)
     await server.stop(0)
 
 

@@ -4,6 +4,7 @@ import hashlib
 import pickle
 import shutil
 import zipfile
+from collections import OrderedDict
 from pathlib import Path
 
 import pytest
@@ -184,6 +185,42 @@ def test_truncated_official_file_is_refused(official_file: Path, tmp_path: Path)
     with path.open("r+b") as file:
         file.truncate(1_000_000)
     with pytest.raises(CheckpointError, match=r"short\.pth"):
+        load_model(path)
+
+
+class Hidden(OrderedDict[str, Tensor]):
+    """Pickled as a plain OrderedDict with attributes in place of its methods."""
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return OrderedDict, (), {"items": 1, "get": 2}, None, iter(self.items())
+
+
+HOSTILE = {
+    # One object, remembered under the highest number there is.
+    "memo": b"\x80\x02Nr\xff\xff\xff\xff.",
+    "hidden": pickle.dumps({"net": Hidden(a=torch.zeros(1))}),
+    "name": pickle.dumps({"net": {"x" * 100_000: 1}}),
+}
+
+
+@pytest.mark.parametrize("kind", HOSTILE)
+@pytest.mark.parametrize("compression", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+def test_a_pickle_written_to_do_harm_is_refused_in_few_words(kind: str, compression: int, tmp_path: Path) -> None:
+    path = tmp_path / "hostile.pth"
+    with zipfile.ZipFile(path, "w", compression) as archive:
+        archive.writestr("archive/data.pkl", HOSTILE[kind])
+        archive.writestr("archive/version", b"3\n")
+    with pytest.raises(CheckpointError, match=r"hostile\.pth") as caught:
+        load_model(path)
+    assert len(str(caught.value)) < 1000
+
+
+def test_an_archive_whose_directory_is_damaged_is_refused(official_file: Path, tmp_path: Path) -> None:
+    path = tmp_path / "directory.pth"
+    data = official_file.read_bytes()
+    at = data.rindex(b"PK\x01\x02")
+    path.write_bytes(data[:at] + b"????" + data[at + 4 :])
+    with pytest.raises(CheckpointError, match=r"directory\.pth"):
         load_model(path)
 
 

@@ -6,6 +6,7 @@ from typing import NamedTuple
 from urllib.parse import unquote
 
 from service.errors import InvalidRequest, Unauthenticated
+from service.front.session import check_id
 from service.front.status import Context
 from service.front.tokens import Tokens
 
@@ -85,11 +86,14 @@ def traceparent_of(context: Context) -> str:
 def session_named(requested: str, context: Context) -> str:
     """The session id of the request, or else of its metadata, which proxies can route by; empty where neither has one.
 
-    Raises InvalidRequest where they differ: a proxy would have sent the call to the other one's server.
+    Raises InvalidRequest where no session can have that id, and where the two differ: a proxy would have sent the call to the
+    other one's server.
     """
     metadata = dict(context.invocation_metadata() or ())
     routed = metadata.get(SESSION_METADATA, "")
     named = routed if isinstance(routed, str) else ""
+    check_id(requested)
+    check_id(named)
     if requested and named and requested != named:
         raise InvalidRequest(f"session_id {requested!r} differs from {named!r} in metadata {SESSION_METADATA}")
     return requested or named

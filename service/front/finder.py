@@ -130,7 +130,7 @@ class Finder:
             return False
 
     async def _begin(self, asked: Asked, session_id: str, token: SessionState | None) -> Found:
-        self._table.admit(asked.client, session_id)
+        self._table.admit(asked.client)
         claimed = await self._claim(asked, session_id, must_exist=not asked.may_begin and token is None)
         state = token or self._read(claimed, asked.client)
         if state is None and not asked.may_begin:

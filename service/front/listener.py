@@ -7,6 +7,7 @@ from grpc import aio
 
 from service.config import ServeSettings
 from service.front.authentication import Authentication
+from service.front.malformed import Malformed
 from service.front.tls import server_credentials
 from service.front.tokens import Tokens
 
@@ -38,7 +39,7 @@ def listen(settings: ServeSettings, tokens: Tokens, on_refused: Callable[[], Non
         ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
     ]
     server = aio.server(
-        interceptors=[Authentication(tokens, on_refused)] if tokens.are_required else [],
+        interceptors=[*([Authentication(tokens, on_refused)] if tokens.are_required else []), Malformed()],
         options=options,
         # gRPC's own bound on calls under way, each with a message in memory: streams, and one call for every session.
         maximum_concurrent_rpcs=limits.max_streams + limits.max_sessions,

@@ -2,15 +2,21 @@
 
 from dataclasses import dataclass, replace
 from enum import IntEnum
+from typing import Annotated
 
 from google.protobuf.duration_pb2 import Duration
+from msgspec import Meta
 
 from mixformer.tracking.v1 import tracking_pb2 as pb
 from model.config import UpdateRule
+from service.config import YEAR_SECONDS
 from service.errors import InvalidRequest
 from service.front.times import duration, seconds_of
 
-_SEARCH_FACTORS = (1.0, 10.0)
+_LEAST_FACTOR, _MOST_FACTOR = 1.0, 10.0
+# What a session from elsewhere may have been granted.
+Seconds = Annotated[float, Meta(gt=0, le=YEAR_SECONDS)]
+SearchFactor = Annotated[float, Meta(ge=_LEAST_FACTOR, le=_MOST_FACTOR)]
 # The API's name of an option, and the rule's.
 _RULE_FIELDS = {
     "update_interval_frames": "update_interval",
@@ -33,10 +39,10 @@ class SessionOptions:
     """A session's options as granted: what the client left open is filled in. No `max_frame_age_seconds`: any age will do."""
 
     rule: UpdateRule
-    search_factor: float
-    idle_timeout_seconds: float
+    search_factor: SearchFactor
+    idle_timeout_seconds: Seconds
     overload_policy: OverloadPolicy = OverloadPolicy.BLOCK
-    max_frame_age_seconds: float | None = None
+    max_frame_age_seconds: Seconds | None = None
     strict_order: bool = False
     return_resume_token: bool = False
 
@@ -51,9 +57,8 @@ def options_of(message: pb.SessionOptions, default: SessionOptions, max_idle_sec
         return_resume_token=message.return_resume_token,
     )
     if message.HasField("search_factor"):
-        low, high = _SEARCH_FACTORS
-        if not low <= message.search_factor <= high:
-            raise InvalidRequest(f"search_factor {message.search_factor:g} is outside {low:g} to {high:g}")
+        if not _LEAST_FACTOR <= message.search_factor <= _MOST_FACTOR:
+            raise InvalidRequest(f"search_factor {message.search_factor:g} is outside {_LEAST_FACTOR:g} to {_MOST_FACTOR:g}")
         granted = replace(granted, search_factor=message.search_factor)
     if message.HasField("idle_timeout"):
         idle = _positive("idle_timeout", message.idle_timeout)
@@ -61,7 +66,10 @@ def options_of(message: pb.SessionOptions, default: SessionOptions, max_idle_sec
             raise InvalidRequest(f"idle_timeout {idle:g} s is over {max_idle_seconds:g} s")
         granted = replace(granted, idle_timeout_seconds=idle)
     if message.HasField("max_frame_age"):
-        granted = replace(granted, max_frame_age_seconds=_positive("max_frame_age", message.max_frame_age))
+        age = _positive("max_frame_age", message.max_frame_age)
+        if age > YEAR_SECONDS:
+            raise InvalidRequest(f"max_frame_age {age:g} s is over {YEAR_SECONDS} s")
+        granted = replace(granted, max_frame_age_seconds=age)
     return granted
 
 

@@ -86,7 +86,7 @@ class ResumeTokens:
         try:
             content = msgspec.msgpack.decode(self._keys.value.open(token), type=_Content)
             state = self._snapshots.read(content.state, content.crops)
-        except (msgspec.DecodeError, SnapshotError) as error:
+        except (msgspec.DecodeError, RecursionError, SnapshotError) as error:
             raise ResumeTokenMismatch(f"the resume token cannot be gone on from: {error}") from error
         if state.client != client:
             raise ResumeTokenForeign("the resume token was given to another client")

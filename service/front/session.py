@@ -6,15 +6,25 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from typing import Annotated
 
 import msgspec
+from msgspec import Meta
 
 from model.target import Target, TargetState
-from service.errors import FrameOutOfOrder, Overloaded, ServiceError, SessionBusy, SessionTakenOver
+from service.errors import FrameOutOfOrder, InvalidRequest, Overloaded, ServiceError, SessionBusy, SessionTakenOver
 from service.front.holder import Holder
 from service.front.options import SessionOptions
 
 MAX_QUEUED_CALLS = 16
+MAX_ID_CHARACTERS = 128
+
+# What a session may say of itself, also where it comes from outside: all of it fits into the API's messages.
+SessionId = Annotated[str, Meta(min_length=1, max_length=MAX_ID_CHARACTERS, pattern="^[ -~]*$")]
+Count = Annotated[int, Meta(ge=0, le=2**63 - 1)]
+# To the end of the year 9999, where protobuf's timestamps end.
+TargetId = Annotated[str, Meta(max_length=MAX_ID_CHARACTERS)]
+UnixSeconds = Annotated[float, Meta(ge=0, le=253_402_300_799)]
 
 
 @dataclass(frozen=True)
@@ -28,14 +38,20 @@ class Clock:
 class SessionState(msgspec.Struct, frozen=True):
     """Everything that a session is after its last result, and that it goes on from; times are unix seconds."""
 
-    session_id: str
+    session_id: SessionId
     client: str
     options: SessionOptions
-    epoch: int
-    created_at: float
-    last_frame_at: float | None
+    epoch: Count
+    created_at: UnixSeconds
+    last_frame_at: UnixSeconds | None
     last_frame_number: int
-    targets: dict[str, TargetState]
+    targets: dict[TargetId, TargetState]
+
+
+def check_id(session_id: str) -> None:
+    """Raises InvalidRequest where no session can have this id: metadata could not carry it, or no message name it."""
+    if len(session_id) > MAX_ID_CHARACTERS or not session_id.isprintable() or not session_id.isascii():
+        raise InvalidRequest(f"session_id must be at most {MAX_ID_CHARACTERS} printable ASCII characters")
 
 
 class Session:

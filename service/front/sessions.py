@@ -12,7 +12,6 @@ from service.errors import InvalidRequest, ServiceError, SessionNotFound, TooMan
 from service.front.options import SessionOptions
 from service.front.session import Clock, Session
 
-MAX_ID_CHARACTERS = 128
 MAX_PAGE = 1000
 _DEFAULT_PAGE = 100
 _ID_BYTES = 16
@@ -51,22 +50,8 @@ class SessionTable:
         found = self._sessions.get((client, session_id))
         return None if found is None else found[1]
 
-    def admit(self, client: str, session_id: str) -> None:
-        """Raises InvalidRequest where no session can have this id, TooManySessions where there is no room for another."""
-        if len(session_id) > MAX_ID_CHARACTERS or not session_id.isprintable() or not session_id.isascii():
-            raise InvalidRequest(f"session_id must be at most {MAX_ID_CHARACTERS} printable ASCII characters")
-        self._check_room(client)
-
-    def create(self, client: str, session_id: str, options: SessionOptions) -> Session:
-        """A new session; an empty id has the server choose one that nobody can guess. Raises what `admit` does."""
-        self.admit(client, session_id)
-        granted = session_id or secrets.token_urlsafe(_ID_BYTES)
-        session = Session(granted, client, options, self._release, self._clock, self._note)
-        self._sessions[client, granted] = (next(self._serials), session)
-        _log.info("session %s begins", granted)
-        return session
-
-    def _check_room(self, client: str) -> None:
+    def admit(self, client: str) -> None:
+        """Raises TooManySessions where there is no room for another."""
         most, share = self._limits.max_sessions, self._limits.max_client_sessions
         if len(self._sessions) >= most:
             raise TooManySessions(f"{len(self._sessions)} sessions are open, max_sessions is {most}", _first_end(self._all()))
@@ -75,6 +60,15 @@ class SessionTable:
             raise TooManySessions(
                 f"client {client} has {len(mine)} sessions open, max_client_sessions is {share}", _first_end(mine)
             )
+
+    def create(self, client: str, session_id: str, options: SessionOptions) -> Session:
+        """A new session; an empty id has the server choose one that nobody can guess. Raises what `admit` does."""
+        self.admit(client)
+        granted = session_id or secrets.token_urlsafe(_ID_BYTES)
+        session = Session(granted, client, options, self._release, self._clock, self._note)
+        self._sessions[client, granted] = (next(self._serials), session)
+        _log.info("session %s begins", granted)
+        return session
 
     def _all(self) -> list[Session]:
         return [session for _, session in self._sessions.values()]

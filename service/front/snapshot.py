@@ -24,6 +24,11 @@ VERSION = 1
 
 _NAME_BYTES = 16
 _CHANNELS = 3
+# Of a variant that a message names.
+_NAME_CHARACTERS = 64
+_REASON_CHARACTERS = 300
+_LARGEST_COUNT = 2**32 - 1
+_LARGEST_NUMBER = 2**64 - 1
 
 Crops = Mapping[bytes, Image]
 
@@ -89,18 +94,20 @@ class Snapshots:
             self._check(session)
         except SnapshotError:
             raise
-        except (ValueError, TypeError, KeyError, OverflowError) as error:
-            raise SnapshotError(f"not a session: {type(error).__name__}: {error}") from error
+        except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
+            raise SnapshotError(f"not a session: {type(error).__name__}: {error}"[:_REASON_CHARACTERS]) from error
         return session
 
     def _check_head(self, head: _Head) -> None:
         if (head.variant, head.template_size) != (self._model.name, self._model.template_size):
-            found = f"{head.variant} with templates of {head.template_size}"
+            found = f"{head.variant[:_NAME_CHARACTERS]} with templates of {head.template_size}"
             raise SnapshotError(f"it is of {found}, here runs {self._model.name} with {self._model.template_size}")
 
     def _check(self, session: SessionState) -> None:
         if len(session.targets) > self._max_targets:
             raise SnapshotError(f"{len(session.targets)} targets are over max_targets_per_session {self._max_targets}")
+        if not 0 <= session.last_frame_number <= _LARGEST_NUMBER:
+            raise SnapshotError(f"last frame number {session.last_frame_number} is outside 0 to {_LARGEST_NUMBER}")
         for target in session.targets.values():
             check_target(target, session.options.search_factor)
 
@@ -116,8 +123,9 @@ def check_target(state: TargetState, search_factor: float) -> None:
         raise ValueError(f"{len(state.online)} online templates")
     if not 0 <= state.next_replaced < len(state.online):
         raise ValueError(f"online template {state.next_replaced} of {len(state.online)} is next")
-    if min(state.frames, state.low_frames, state.report.frames_since_tracked) < 0:
-        raise ValueError("a count is negative")
+    counts = (state.frames, state.low_frames, state.report.frames_since_tracked)
+    if not all(0 <= count <= _LARGEST_COUNT for count in counts):
+        raise ValueError(f"counts {counts} are outside 0 to {_LARGEST_COUNT}")
 
 
 def name_of(crop: bytes | memoryview) -> bytes:

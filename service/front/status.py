@@ -5,15 +5,16 @@ from collections.abc import Awaitable, Callable
 from typing import Any, NoReturn, TypeVar
 
 from google.protobuf import any_pb2
-from google.protobuf.message import Message
+from google.protobuf.message import DecodeError, Message
 from google.rpc import error_details_pb2, status_pb2
 from grpc import aio
 from grpc_status import rpc_status
 
-from service.errors import ServiceError
+from service.errors import InvalidRequest, ServiceError
 from service.front.times import duration
 
 DOMAIN = "mixformer.tracking"
+MALFORMED = InvalidRequest("the message cannot be read: its bytes are none of this API's messages")
 
 _log = logging.getLogger(__name__)
 
@@ -35,6 +36,8 @@ async def answered(context: Context, work: Awaitable[Answer], count: Callable[[s
     except ServiceError as error:
         end = error.reason
         await abort(context, error)
+    except DecodeError:  # reading a stream's next message
+        await abort(context, MALFORMED.told())
     except Exception:
         # Writing to a client that has just gone fails before the cancellation comes.
         if context.done():

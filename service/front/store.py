@@ -198,7 +198,10 @@ def _stored(fields: Sequence[bytes]) -> StoredSession | None:
     named = dict(zip(fields[::2], fields[1::2], strict=True))
     if not named:
         return None
-    epoch, state = int(named.pop(b"epoch")), named.pop(b"state", None)
+    try:
+        epoch, state = int(named.pop(b"epoch")), named.pop(b"state", None)
+    except (KeyError, ValueError):
+        raise StoreUnavailable("the store holds something else under the session's name") from None
     return StoredSession(epoch, state, tuple(named.values()))
 
 

@@ -41,7 +41,8 @@ class Keys(NamedTuple):
         mac, rest = token[:_DIGEST_BYTES], token[_DIGEST_BYTES:]
         try:
             sealed = msgspec.msgpack.decode(rest, type=_Sealed)
-        except ValueError:  # msgspec's own, and an id that is not UTF-8
+        # msgspec's own, an id that is not UTF-8, and lists in lists without end, which nobody need have sealed.
+        except (ValueError, RecursionError):
             raise ResumeTokenInvalid(f"{len(token)} bytes that are no resume token") from None
         if sealed.version != VERSION:
             raise ResumeTokenVersion(f"the resume token is of version {sealed.version}, this server reads {VERSION}")
