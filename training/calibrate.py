@@ -1,4 +1,4 @@
-"""The thresholds of a target's status and renewal, read off the tracker's own scores on videos it was not trained on."""
+"""The thresholds of a target's status and renewal, read off the tracker's own scores on annotated videos."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace

@@ -1,6 +1,7 @@
 """One pass over annotated sequences: our tracker beside others, from the first box alone."""
 
 import json
+import math
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,11 +14,12 @@ from model.checkpoint import LoadedModel
 from model.compiled import CompiledMixFormer
 from model.config import UpdateRule
 from model.crop import Image
-from model.geometry import Box
+from model.geometry import Box, overlap
 from model.mixformer import Network
 from model.target import NonFinitePredictionError, TargetReport
 from model.tracker import Tracker
-from training.measures import Measures, mean, measure
+from training.calibrate import BAD_OVERLAP, roc_area
+from training.measures import Measures, is_usable, mean, measure
 from training.peers import Follower, HoldStill, Mil, VitTrack
 from training.sequences import Sequence as Video
 from training.sequences import read_frame
@@ -93,11 +95,26 @@ def table(runs: Mapping[str, Mapping[str, Run]]) -> str:
     for name, per_video in runs.items():
         rows = {video: each.measures for video, each in per_video.items()}
         rows["mean"] = mean(list(rows.values()))
-        for video, (auc, precision, normalised, overlap, speed) in rows.items():
-            figures = f"{auc:6.3f} {precision:6.3f} {normalised:6.3f} {overlap:7.3f} {speed:9.1f}"
+        for video, (auc, precision, normalised, shared, speed) in rows.items():
+            figures = f"{auc:6.3f} {precision:6.3f} {normalised:6.3f} {shared:7.3f} {speed:9.1f}"
             lines.append(f"{name:<14} {video:<14} {figures}")
         lines.append("")
     return "\n".join(lines)
+
+
+def score_area(runs: Mapping[str, Run], videos: Sequence[Video]) -> float:
+    """Area under the ROC curve of "overlap below 0.2" against 1 - score, over all annotated frames after the first ones.
+
+    NaN where the tracker gives no scores, or never or always loses its target.
+    """
+    hits: list[float] = []
+    misses: list[float] = []
+    for video in videos:
+        run = runs[video.name]
+        for box, score, truth in zip(run.boxes, run.scores, video.boxes[1:], strict=True):
+            if score is not None and is_usable(truth):
+                (misses if overlap(box, truth) < BAD_OVERLAP else hits).append(score)
+    return roc_area(hits, misses) if hits and misses else math.nan
 
 
 def write_json(runs: Mapping[str, Mapping[str, Run]], path: Path) -> None:

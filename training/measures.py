@@ -30,7 +30,7 @@ class Measures(NamedTuple):
 
 def measure(boxes: Sequence[Box], truth: Sequence[Box], seconds: float) -> Measures:
     """`boxes` and `truth` of the frames after the first. Frames without an annotation are left out."""
-    annotated = [(ours, theirs) for ours, theirs in zip(boxes, truth, strict=True) if _is_usable(theirs)]
+    annotated = [(ours, theirs) for ours, theirs in zip(boxes, truth, strict=True) if is_usable(theirs)]
     overlaps = np.array([overlap(ours, theirs) for ours, theirs in annotated])
     distances = np.array([_center_distance(ours, theirs) for ours, theirs in annotated])  # [N, 2]
     sizes = np.array([[theirs.width, theirs.height] for _, theirs in annotated])
@@ -48,7 +48,8 @@ def mean(measures: Sequence[Measures]) -> Measures:
     return Measures(*np.mean(np.array(measures), axis=0).tolist())
 
 
-def _is_usable(box: Box) -> bool:
+def is_usable(box: Box) -> bool:
+    """Whether an annotation says where the target is."""
     return bool(np.isfinite(box).all()) and box.width > 0 and box.height > 0
 
 
