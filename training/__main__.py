@@ -10,7 +10,7 @@ from model.checkpoint import load_model, save_model
 from model.compiled import CompiledMixFormer
 from model.mixformer import MixFormer
 from model.official import CheckpointError
-from training.calibrate import BAD_OVERLAP, fitted, left_out, vanishing, videos_of, watch_first_template
+from training.calibrate import BAD_OVERLAP, fitted, judged, left_out, vanishing, videos_of, watch, watch_first_template
 from training.evaluate import evaluate, followers, score_area, table, write_json
 from training.loop import Trainer, averaged
 from training.recipe import Recipe, RecipeError, read_recipe
@@ -52,9 +52,7 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument("output", type=Path, help="the .safetensors file to write")
     export.add_argument("--run-dir", type=Path, help="where the run's checkpoint is (default: runs/RECIPE)")
     export.set_defaults(run=_export)
-    calibrate = commands.add_parser(
-        "calibrate", help="give weights the thresholds that fit their scores on the training data's videos"
-    )
+    calibrate = commands.add_parser("calibrate", help="give weights the thresholds that fit their scores on held-out videos")
     calibrate.add_argument("weights", type=Path, help="the .safetensors file to rewrite")
     calibrate.add_argument("--data", help="folder with train/*.tar (default: $MIXFORMER_DATA, else data)")
     calibrate.set_defaults(run=_calibrate)
@@ -100,16 +98,17 @@ def _write(model: MixFormer, recipe: Recipe, arguments: argparse.Namespace) -> i
 
 
 def _calibrate(arguments: argparse.Namespace) -> int:
-    """Fit to all videos, and judge each by thresholds that were fitted to the others."""
+    """Fit to the held-out videos; judge each of them by the others, and all by videos that only the network has seen."""
     loaded = load_model(arguments.weights)
     network = CompiledMixFormer(loaded.model, torch.get_num_threads())
     shards = Shards(data_folder(arguments.data) / "train", VIDEO_SHARDS)
-    videos = videos_of(shards.validation()) + videos_of(shards.training())
-    scenes = list(vanishing(shards, videos))
+    scenes = list(vanishing(shards, videos_of(shards.validation())))
     seen = watch_first_template(network, loaded.update_rule, scenes)
     rule = fitted(loaded.update_rule, [sight for sights in seen for sight in sights])
     print(rule)
-    print(f"{len(scenes)} videos, each with thresholds of the others: {left_out(network, loaded.update_rule, scenes, seen)}")
+    print(f"held-out videos, each with thresholds of the others: {left_out(network, loaded.update_rule, scenes, seen)}")
+    trained = [watch(network, rule, scene) for scene in vanishing(shards, videos_of(shards.training()))]
+    print(f"training videos, with the thresholds of the held-out ones: {judged(trained)}")
     save_model(arguments.weights, loaded.model, rule, loaded.metadata)
     print(f"written: {arguments.weights}")
     return 0
