@@ -1,6 +1,6 @@
 """OpenTelemetry spans of a frame's way through the service: `frame` from receive to reply, in it `decode`, `queue` and `backbone`.
 
-The only room that knows OpenTelemetry, which is imported where `traces` names a receiver and nowhere else. Spans are made once
+The only room that knows OpenTelemetry; what makes and sends spans is imported where `traces` names a receiver. Spans are made once
 the frame has its result, from the times that were taken anyway, and sent by a thread of the exporter; what it cannot send in
 time is dropped. The standard variables (OTEL_TRACES_SAMPLER, OTEL_SERVICE_NAME, OTEL_BSP_...) work.
 """
