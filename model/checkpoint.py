@@ -19,7 +19,7 @@ from torch import Tensor
 from model.config import VARIANTS, ModelConfig, UpdateRule
 from model.layers import fold_batch_norms
 from model.mixformer import MixFormer
-from model.official import CheckpointError, read_official
+from model.official import REASON_CHARACTERS, CheckpointError, read_official
 
 
 class LoadedModel(NamedTuple):
@@ -92,14 +92,14 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         with safe_open(str(path), framework="pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118 (no mapping)
     except (SafetensorError, OSError, ValueError) as error:
-        raise CheckpointError(f"{path}: not a readable safetensors file: {error}") from None
+        raise CheckpointError(f"{path}: not a readable safetensors file: {str(error)[:REASON_CHARACTERS]}") from None
 
 
 def _config(path: Path, tensors: Mapping[str, Tensor], variant: str | None, folded: bool) -> ModelConfig:
     if variant is None:
         return max(VARIANTS.values(), key=lambda config: _likeness(config, tensors, folded))
     if variant not in VARIANTS:
-        raise CheckpointError(f"{path}: unknown variant {variant!r}; known are {', '.join(VARIANTS)}")
+        raise CheckpointError(f"{path}: unknown variant {variant[:REASON_CHARACTERS]!r}; known are {', '.join(VARIANTS)}")
     return VARIANTS[variant]
 
 
@@ -129,14 +129,16 @@ def _load_strictly(path: Path, model: MixFormer, tensors: Mapping[str, Tensor]) 
 
 def _stop_at(path: Path, model: MixFormer, kind: str, names: list[str]) -> None:
     if names:
-        raise CheckpointError(f"{path}: {len(names)} {kind} for variant {model.config.name}, first {names[0]}")
+        raise CheckpointError(
+            f"{path}: {len(names)} {kind} for variant {model.config.name}, first {names[0][:REASON_CHARACTERS]}"
+        )
 
 
 def _update_rule(path: Path, metadata: Mapping[str, str]) -> UpdateRule:
     try:
         return UpdateRule(**json.loads(metadata.get("update_rule", "{}")))
     except (TypeError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path}: its update_rule is not usable: {error}") from None
+        raise CheckpointError(f"{path}: its update_rule is not usable: {str(error)[:REASON_CHARACTERS]}") from None
 
 
 def _sha256(path: Path) -> str:

@@ -15,7 +15,8 @@ from typing import Any, BinaryIO, Self
 import torch
 from torch import Tensor
 
-_REASON_CHARACTERS = 300
+REASON_CHARACTERS = 300
+"""Of what a file, or whoever reads it, says of itself in an error."""
 
 
 class CheckpointError(Exception):
@@ -80,7 +81,7 @@ def read_official(path: Path) -> dict[str, Tensor]:
     except CheckpointError:
         raise
     except Exception as error:  # noqa: BLE001 (a hostile file can raise anything while it is read)
-        reason = f"{type(error).__name__}: {error}"[:_REASON_CHARACTERS]
+        reason = f"{type(error).__name__}: {error}"[:REASON_CHARACTERS]
         raise CheckpointError(f"{path}: not a readable checkpoint: {reason}") from None
     # By the type's own methods: a pickle can give a container attributes that hide them.
     net = dict.get(content, "net") if isinstance(content, dict) else None
@@ -89,7 +90,7 @@ def read_official(path: Path) -> dict[str, Tensor]:
     tensors = {}
     for name, tensor in dict.items(net):
         if not isinstance(name, str) or not isinstance(tensor, Tensor):
-            shown = name[:_REASON_CHARACTERS] if isinstance(name, str) else type(name).__name__
+            shown = name[:REASON_CHARACTERS] if isinstance(name, str) else type(name).__name__
             raise CheckpointError(f"{path}: entry {shown!r} of 'net' is no tensor")
         if not _UNUSED.fullmatch(name):
             tensors[our_name(name)] = tensor

@@ -20,7 +20,8 @@ def altered(chance: Random, value: Any) -> Any:
         at = chance.randrange(len(value))
         return [*value[:at], *[altered(chance, value[at])] * chance.choice((1,) * 20 + (0, 2)), *value[at + 1 :]]
     if isinstance(value, int | float) and chance.random() < 0.4:
-        return value * chance.choice((-1, 2, 1000, 1e9))
+        other = value * chance.choice((-1, 2, 1000, 1e9))
+        return other if isinstance(other, float) else min(max(other, -(2**63)), 2**64 - 1)
     return chance.choice(_WILD)
 
 
