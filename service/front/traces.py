@@ -64,7 +64,8 @@ class Traces:
             self._part("decode", within, offset, timing.decode_at, timing.decode)
             self._part("queue", within, offset, timing.asked_at, timing.queue)
             self._part("backbone", within, offset, on_device_at, timing.backbone)
-            span.set_attribute("mixformer.frame_number", frame.number)
+            # OTLP's integers are signed: one larger number would lose the whole batch of spans.
+            span.set_attribute("mixformer.frame_number", frame.number if frame.number < 2**63 else str(frame.number))
             span.set_attribute("mixformer.outcome", result.outcome.name.lower())
             span.set_attribute("mixformer.batch_size", timing.batch_size)
             if result.error is not None:
