@@ -9,6 +9,7 @@ import shutil
 import tempfile
 import warnings
 from collections.abc import Callable, Sequence
+from functools import cache
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -33,14 +34,14 @@ _TOKENS = 2  # the dimension of keys and values that grows with the number of on
 class CompiledMixFormer:
     """A Network whose `track` is compiled for `threads` threads of this CPU; `encode`, once a template change, stays torch's."""
 
-    def __init__(self, model: MixFormer, threads: int, cache: Path | None = None) -> None:
-        """`model` folded, in evaluation mode, float32, on the CPU. `cache`: a folder that keeps the traced graphs, which take
+    def __init__(self, model: MixFormer, threads: int, cache_folder: Path | None = None) -> None:
+        """`model` folded, in evaluation mode, float32, on the CPU. `cache_folder`: a folder that keeps the traced graphs, which take
         several seconds to make; OSError where it cannot be used. Raises ValueError for a model of another precision."""
         if model.precision != torch.float32 or model.device.type != "cpu":
             raise ValueError(f"compiled from float32 on the CPU, not from {model.precision} on {model.device}")
         self._model = model
         self._blocks = tuple(stage.depth for stage in model.config.stages)
-        graphs = _graphs(model, cache)
+        graphs = _graphs(model, cache_folder)
         # One target gets all threads. Several run side by side, each on one thread: nothing waits inside an operation.
         self._alone = _Parts(graphs, threads, streams=1)
         self._together = _Parts(graphs, threads, streams=threads) if threads > 1 else self._alone
@@ -80,6 +81,13 @@ class CompiledMixFormer:
         return Prediction(boxes, scores[0] if scores else None)
 
 
+@cache
+def _core() -> openvino.Core:
+    """The one core of the process, never given up. A core moves the thread's stack for signals into memory of its own and back
+    when it goes; where several come and go, that ends in freed memory, and the next signal in SIGSEGV."""
+    return openvino.Core()
+
+
 class _Graph(NamedTuple):
     """A traced part: the module, and inputs that show the shapes it takes."""
 
@@ -91,7 +99,7 @@ class _Parts:
     """The parts, compiled for a number of threads shared out over `streams` requests that run side by side."""
 
     def __init__(self, graphs: Sequence[openvino.Model], threads: int, streams: int) -> None:
-        core = openvino.Core()
+        core = _core()
         # Pinned threads would meet those of every other process that pins its own to the first cores.
         settings = {
             "INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": streams, "ENABLE_CPU_PINNING": False,
@@ -142,14 +150,14 @@ class _HeadPart(nn.Module):
         return (boxes,) if scores is None else (boxes, scores)
 
 
-def _graphs(model: MixFormer, cache: Path | None) -> list[openvino.Model]:
-    if cache is None:
+def _graphs(model: MixFormer, cache_folder: Path | None) -> list[openvino.Model]:
+    if cache_folder is None:
         return _traced(model)
-    folder = cache / _fingerprint(model)
+    folder = cache_folder / _fingerprint(model)
     names = [f"part{number}.xml" for number in range(len(model.config.stages) + 1)]
     if not folder.exists():
         _keep(_traced(model), folder, names)
-    return [openvino.Core().read_model(folder / name) for name in names]
+    return [_core().read_model(folder / name) for name in names]
 
 
 def _keep(graphs: Sequence[openvino.Model], folder: Path, names: Sequence[str]) -> None:

@@ -1,5 +1,8 @@
 """The compiled tracking pass against torch's, and what it keeps on disk."""
 
+import gc
+import os
+import signal
 import sys
 from pathlib import Path
 
@@ -102,6 +105,19 @@ def test_a_cache_that_cannot_be_used_costs_only_time(
     network = choose_network(model, cache_dir=str(blocked))
     assert isinstance(network, CompiledMixFormer)
     assert str(blocked) in caplog.text
+
+
+def test_a_signal_finds_its_stack_after_networks_have_come_and_gone(model: MixFormer, cache: Path) -> None:
+    first, second = (CompiledMixFormer(model, 1, cache) for _ in range(2))
+    del first
+    gc.collect()
+    del second
+    gc.collect()
+    seen: list[int] = []
+    former = signal.signal(signal.SIGUSR1, lambda number, _frame: seen.append(number))
+    os.kill(os.getpid(), signal.SIGUSR1)
+    signal.signal(signal.SIGUSR1, former)
+    assert seen == [signal.SIGUSR1]
 
 
 def test_other_precisions_stay_with_torch(config: ModelConfig = CONFIG) -> None:
