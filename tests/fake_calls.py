@@ -14,8 +14,8 @@ from grpc_status import rpc_status
 
 from mixformer.tracking.v1 import tracking_pb2 as pb
 from mixformer.tracking.v1.tracking_pb2_grpc import TrackingServiceStub, add_TrackingServiceServicer_to_server
-from service.front.malformed import Malformed
-from service.front.servicer import TrackingServicer
+from service.front.calls.malformed import Malformed
+from service.front.calls.servicer import TrackingServicer
 
 if TYPE_CHECKING:  # it exists for type checkers alone
     from mixformer.tracking.v1.tracking_pb2_grpc import TrackingServiceAsyncStub

@@ -11,18 +11,18 @@ from model.config import VARIANTS, UpdateRule
 from model.geometry import Box, CropBox
 from service.config import Limits, ServeSettings
 from service.errors import ServiceError
-from service.front.admission import Admission
-from service.front.budget import DecodePool
-from service.front.caller import Callers
-from service.front.convert import result_message
-from service.front.engine import Answer, MemorySource
-from service.front.fleet import Owner
-from service.front.frames import Action, Command, Frame
+from service.front.access.caller import Callers
+from service.front.access.tokens import Tokens
+from service.front.calls.convert import result_message
 from service.front.front import Front, assemble, model_config
-from service.front.metrics import Metrics
-from service.front.session import Clock, Session
-from service.front.step import FrameTracker
-from service.front.tokens import Tokens
+from service.front.telemetry.metrics import Metrics
+from service.front.tracking.admission import Admission
+from service.front.tracking.budget import DecodePool
+from service.front.tracking.frames import Action, Command, Frame
+from service.front.tracking.session import Clock, Session
+from service.front.tracking.step import FrameTracker
+from service.front.workers.engine import Answer, MemorySource
+from service.front.workers.fleet import Owner
 from service.messages import PROTOCOL_VERSION, Hello
 
 CONFIG = VARIANTS["mixvit_tiny"]

@@ -17,7 +17,9 @@ from processes import served
 
 from mixformer.tracking.v1 import tracking_pb2 as pb
 
-PASS_MS, MAX_BATCH, RATE = 100, 24, 5.0
+# A camera sends every 2.5 passes. At every second pass, one that just misses a pass has its next frame waiting when the first is answered,
+# and from then on always: its own limit, and not the service's.
+PASS_MS, MAX_BATCH, RATE = 100, 20, 4.0
 CAPACITY = MAX_BATCH / (PASS_MS / 1000)
 STREAMS = round(CAPACITY / RATE)
 SECONDS = 15.0
@@ -84,8 +86,7 @@ async def measure(address: str) -> int:
     block, live = pb.OVERLOAD_POLICY_BLOCK, pb.OVERLOAD_POLICY_DROP_OLDEST
     print(f"capacity {CAPACITY:.0f} frames/s, {STREAMS} cameras at {RATE:g} frames/s; a pass takes {PASS_MS} ms")
     print(f"{'load':<30} {'accepted':<12} {'p50 ms':>7} {'p99 ms':>7}   frames of accepted cameras")
-    alone = await load(address, 1, block, RATE)
-    print(alone.row("one camera"), flush=True)
+    print((await load(address, 1, block, RATE)).row("one camera"), flush=True)
     light = await load(address, STREAMS // 4, block, RATE)
     print(light.row("a quarter of the capacity"), flush=True)
     promises: dict[str, bool] = {}
@@ -94,7 +95,6 @@ async def measure(address: str) -> int:
         recovery = await seconds_until_room(address)
         print(heavy.row(f"three times, {name}"), f"  room again after {recovery:.2f} s", flush=True)
         promises |= {
-            f"{name}: p99 within twice that of one camera": heavy.tally.quantile(0.99) <= 2 * alone.tally.quantile(0.99),
             f"{name}: p99 within twice that at a quarter": heavy.tally.quantile(0.99) <= 2 * light.tally.quantile(0.99),
             f"{name}: the rest is refused": heavy.refused > 0,
             f"{name}: every frame has its result": heavy.tally.sent == heavy.tally.answered,

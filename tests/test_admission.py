@@ -6,7 +6,7 @@ import pytest
 from fake_front import FakeTime
 
 from service.errors import FrameShed, Overloaded
-from service.front.admission import RETRY_SECONDS, Admission
+from service.front.tracking.admission import RETRY_SECONDS, Admission
 
 ROOM = 4
 

@@ -12,7 +12,7 @@ from model.geometry import CropWindow
 from service.config import Limits
 from service.decode import decode
 from service.errors import BadFrame, Overloaded
-from service.front.budget import ByteBudget, DecodePool
+from service.front.tracking.budget import ByteBudget, DecodePool
 
 FRAME = encoded(scene())
 FRAME_BYTES = scene().size

@@ -10,8 +10,8 @@ import pytest
 from deploy_files import DEPLOY, ROOT, parsed
 from fake_front import HELLO
 
-from service.front.instruments import LATENCY_BUCKETS
-from service.front.metrics import Metrics
+from service.front.telemetry.instruments import LATENCY_BUCKETS
+from service.front.telemetry.metrics import Metrics
 
 OPERATIONS = (ROOT / "docs" / "operations.md").read_text()
 DASHBOARDS = sorted((DEPLOY / "grafana" / "dashboards").glob("*.json"))

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from service.errors import Draining
-from service.front.door import Door
+from service.front.calls.door import Door
 
 
 async def test_a_closed_door_lets_nobody_in_and_waits_for_those_inside() -> None:

@@ -12,8 +12,8 @@ from tiny import FakeTarget, Observed
 
 from model.geometry import CropBox
 from service.errors import DeviceError, FrameTooOld, PoisonedFrame, ServiceError, WorkerUnavailable
-from service.front.engine import Answer, Engine
-from service.front.hello import WorkerChanged
+from service.front.workers.engine import Answer, Engine
+from service.front.workers.hello import WorkerChanged
 from service.messages import (
     PROTOCOL_VERSION,
     BatchStarted,

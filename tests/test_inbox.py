@@ -6,8 +6,8 @@ import pytest
 from fake_front import bench, start
 
 from service.errors import Draining
-from service.front.frames import Frame
-from service.front.inbox import DEPTH, Inbox
+from service.front.calls.inbox import DEPTH, Inbox
+from service.front.tracking.frames import Frame
 
 GIVEN = bench()
 
@@ -78,7 +78,7 @@ async def test_frames_with_commands_cannot_pile_up() -> None:
 
 
 async def test_results_that_nobody_takes_stop_the_reading(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("service.front.inbox.MAX_UNANSWERED", 10)
+    monkeypatch.setattr("service.front.calls.inbox.MAX_UNANSWERED", 10)
     inbox = Inbox(newest_wins=True)
     for number in range(10):
         await inbox.put(plain(number))

@@ -12,10 +12,10 @@ from test_metrics import scrape
 
 from mixformer.tracking.v1 import tracking_pb2 as pb
 from service.errors import SessionTakenOver
-from service.front.backing import Backing
-from service.front.finder import Asked
-from service.front.session import Session, SessionState
-from service.front.store import key_of
+from service.front.resume.backing import Backing
+from service.front.resume.finder import Asked
+from service.front.resume.store import key_of
+from service.front.tracking.session import Session, SessionState
 
 PATIENCE_SECONDS = 30
 

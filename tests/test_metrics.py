@@ -10,7 +10,7 @@ from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from service.config import Address
-from service.front.metrics import Metrics
+from service.front.telemetry.metrics import Metrics
 from service.messages import BatchStats
 
 NAMES = {

@@ -6,7 +6,7 @@ from fake_front import FakeTime, bench, start
 from mixformer.tracking.v1 import tracking_pb2 as pb
 from service.config import Limits
 from service.errors import RateLimited
-from service.front.rates import Rates
+from service.front.access.rates import Rates
 
 
 def allowed(rates: Rates, client: str, size: int = 1) -> bool:

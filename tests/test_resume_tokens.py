@@ -20,7 +20,7 @@ from test_metrics import scrape
 from mixformer.tracking.v1 import tracking_pb2 as pb
 from service.config import Limits, SettingsError
 from service.errors import ResumeTokenInvalid, ResumeTokenVersion
-from service.front.token_keys import Keys, parse_keys
+from service.front.resume.token_keys import Keys, parse_keys
 
 FIRST, SECOND = b"first " + b"11" * 32, b"second " + b"22" * 32
 KEYS = parse_keys(FIRST)
@@ -247,7 +247,7 @@ async def test_a_token_of_another_variant_is_refused(place: Place) -> None:
 async def test_a_token_of_another_release_is_refused(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     service = await place.server()
     good = (await given_one(service)).token
-    monkeypatch.setattr("service.front.token_keys.VERSION", 2)
+    monkeypatch.setattr("service.front.resume.token_keys.VERSION", 2)
     assert await refusal(service, good) == (grpc.StatusCode.FAILED_PRECONDITION, "RESUME_TOKEN_VERSION")
 
 

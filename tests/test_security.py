@@ -22,7 +22,7 @@ from secured import FROM_ENVIRONMENT, GOOD, RESUME_KEY, TOKENS, Call, Secured, o
 
 from mixformer.tracking.v1 import tracking_pb2 as pb
 from mixformer.tracking.v1.tracking_pb2_grpc import TrackingServiceStub
-from service.front.authentication import OPEN_METHODS
+from service.front.access.authentication import OPEN_METHODS
 
 if TYPE_CHECKING:  # it exists for type checkers alone
     from mixformer.tracking.v1.tracking_pb2_grpc import TrackingServiceAsyncStub

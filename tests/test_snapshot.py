@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from mixformer.tracking.v1 import tracking_pb2 as pb
 from model.config import VARIANTS
 from model.geometry import Box
-from service.front.session import Session
-from service.front.snapshot import Snapshot, SnapshotError, Snapshots
+from service.front.resume.snapshot import Snapshot, SnapshotError, Snapshots
+from service.front.tracking.session import Session
 
 SNAPSHOTS = Snapshots(CONFIG, max_targets=16)
 

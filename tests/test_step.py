@@ -23,9 +23,9 @@ from service.errors import (
     InvalidRequest,
     SessionNotFound,
 )
-from service.front.budget import Decoded
-from service.front.engine import Answer
-from service.front.frames import Action, Command
+from service.front.tracking.budget import Decoded
+from service.front.tracking.frames import Action, Command
+from service.front.workers.engine import Answer
 
 PROCESSED, DROPPED, REJECTED = pb.FRAME_OUTCOME_PROCESSED, pb.FRAME_OUTCOME_DROPPED, pb.FRAME_OUTCOME_REJECTED
 ELSEWHERE = Box(200.0, 120.0, 40.0, 40.0)

@@ -8,8 +8,8 @@ import tiny
 from redis_server import RedisServer, redis_server
 
 from service.errors import StoreUnavailable
-from service.front.snapshot import Snapshot, name_of
-from service.front.store import Refusal, SessionStore, Write, key_of
+from service.front.resume.snapshot import Snapshot, name_of
+from service.front.resume.store import Refusal, SessionStore, Write, key_of
 
 KEY = key_of("me", "cam")
 LIVE_SECONDS = 60.0

@@ -7,7 +7,7 @@ from typing import Any
 from fake_front import bench, until
 
 from mixformer.tracking.v1 import tracking_pb2 as pb
-from service.front.stream import Stream
+from service.front.calls.stream import Stream
 
 
 async def test_a_write_that_fails_after_its_stream_was_cancelled_is_not_reported_as_forgotten() -> None:

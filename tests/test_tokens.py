@@ -6,7 +6,7 @@ import pytest
 
 from service.config import ServeSettings
 from service.errors import Unauthenticated
-from service.front.tokens import Metadata, Tokens, parse
+from service.front.access.tokens import Metadata, Tokens, parse
 
 FIRST, SECOND, THIRD = "first-token-of-cam", "second-token-of-cam", "a-token-of-the-desk"
 FILE = f"# cameras\ncam {FIRST}\ncam {SECOND}\n\ndesk   {THIRD}\n"

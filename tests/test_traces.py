@@ -21,7 +21,7 @@ from processes import served
 from mixformer.tracking.v1 import tracking_pb2 as pb
 from mixformer.tracking.v1.tracking_pb2_grpc import TrackingServiceStub
 from service.config import SettingsError
-from service.front.traces import Traces, TracesUnavailable
+from service.front.telemetry.traces import Traces, TracesUnavailable
 from service.sources import load_settings
 
 TRACE, PARENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"

@@ -9,16 +9,16 @@ import msgspec
 from mixformer.tracking.v1 import tracking_pb2 as pb
 from model.config import VARIANTS, ModelConfig, UpdateRule
 from service.config import ServeSettings
-from service.front.backing import Backing, backing_of, keys_of
-from service.front.caller import Callers
-from service.front.finder import Finder
-from service.front.metrics import Metrics
-from service.front.options import SessionOptions, options_of
-from service.front.resume_tokens import ResumeTokens
-from service.front.session import Clock
-from service.front.sessions import SessionTable, unkept
-from service.front.snapshot import Snapshots
-from service.front.step import FrameTracker
+from service.front.access.caller import Callers
+from service.front.resume.backing import Backing, backing_of, keys_of
+from service.front.resume.finder import Finder
+from service.front.resume.resume_tokens import ResumeTokens
+from service.front.resume.snapshot import Snapshots
+from service.front.telemetry.metrics import Metrics
+from service.front.tracking.options import SessionOptions, options_of
+from service.front.tracking.session import Clock
+from service.front.tracking.sessions import SessionTable, unkept
+from service.front.tracking.step import FrameTracker
 from service.messages import Hello
 
 

@@ -24,20 +24,20 @@ from service import logs
 from service.child import begin
 from service.config import ServeSettings, SettingsError, parse_address
 from service.cpu import usable_cores
-from service.front.admission import Admission
-from service.front.budget import DecodePool
-from service.front.caller import Callers
-from service.front.fleet import Fleet
+from service.front.access.caller import Callers
+from service.front.access.listener import StartError, listen, load_tokens
+from service.front.access.tokens import Tokens
+from service.front.calls.servicer import TrackingServicer
 from service.front.front import Front, assemble, model_config, room
-from service.front.hello import WorkerChanged
-from service.front.listener import StartError, listen, load_tokens
-from service.front.metrics import Metrics
-from service.front.servicer import TrackingServicer
-from service.front.session import Clock
-from service.front.sessions import SessionTable
-from service.front.step import FrameTracker
-from service.front.tokens import Tokens
-from service.front.traces import Traces, TracesUnavailable
+from service.front.telemetry.metrics import Metrics
+from service.front.telemetry.traces import Traces, TracesUnavailable
+from service.front.tracking.admission import Admission
+from service.front.tracking.budget import DecodePool
+from service.front.tracking.session import Clock
+from service.front.tracking.sessions import SessionTable
+from service.front.tracking.step import FrameTracker
+from service.front.workers.fleet import Fleet
+from service.front.workers.hello import WorkerChanged
 from service.messages import Hello
 
 try:

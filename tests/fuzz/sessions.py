@@ -17,10 +17,10 @@ from fuzz.values import altered, nested
 from mixformer.tracking.v1 import tracking_pb2 as pb
 from model.geometry import Box
 from service.errors import ServiceError
-from service.front.convert import result_message, session_message
-from service.front.session import SessionState
-from service.front.snapshot import SnapshotError, Snapshots
-from service.front.token_keys import Keys, parse_keys
+from service.front.calls.convert import result_message, session_message
+from service.front.resume.snapshot import SnapshotError, Snapshots
+from service.front.resume.token_keys import Keys, parse_keys
+from service.front.tracking.session import SessionState
 
 _KEY = b"first " + b"11" * 32
 _CLIENT = "me"

@@ -1,0 +1,1 @@
+"""gRPC calls and streams: messages in, results out, errors as status."""

@@ -1,0 +1,1 @@
+"""Sessions that outlive their front: in the store, and in their clients' hands."""

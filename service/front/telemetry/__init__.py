@@ -1,0 +1,1 @@
+"""What is told of the front and the workers: metrics and traces."""

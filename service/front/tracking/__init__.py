@@ -1,0 +1,1 @@
+"""Sessions, their targets, and a frame's way through them."""
