@@ -5,8 +5,8 @@ from collections.abc import Callable
 from unittest.mock import patch
 
 from service.front import frontend
+from service.front.frames import FrameResult
 from service.front.telemetry.metrics import Metrics
-from service.front.tracking.frames import FrameResult
 
 
 class Uncounted(Metrics):

@@ -20,8 +20,8 @@ from model.geometry import Box
 from model.target import TargetReport, TargetStatus
 from service.commands.clip import made_up_clip
 from service.config import SIMULATED_DEVICE, ServeSettings
+from service.front.frames import FrameResult, Outcome, Timing
 from service.front.telemetry.metrics import Metrics
-from service.front.tracking.frames import FrameResult, Outcome, Timing
 from service.messages import BatchStats
 
 WIDTH, HEIGHT = 640, 360

@@ -1,4 +1,4 @@
-"""Everything that can go wrong and be told to a client, as one tree; `front/calls/status.py` ends calls with its `code`.
+"""Everything that can go wrong and be told to a client, as one tree; `front/wire/status.py` ends calls with its `code`.
 
 `reason` is the ErrorInfo reason (google.rpc.ErrorInfo), stable for programs; the message carries ids and numbers, for people.
 """

@@ -14,11 +14,12 @@ from service.errors import ServiceError
 from service.front.access.caller import Callers
 from service.front.access.tokens import Tokens
 from service.front.calls.convert import result_message
+from service.front.calls.options import granted_options
+from service.front.frames import Action, Command, Frame
 from service.front.front import Front, assemble, model_config
 from service.front.telemetry.metrics import Metrics
 from service.front.tracking.admission import Admission
 from service.front.tracking.budget import DecodePool
-from service.front.tracking.frames import Action, Command, Frame
 from service.front.tracking.session import Clock, Session
 from service.front.tracking.step import FrameTracker
 from service.front.workers.engine import Answer, MemorySource
@@ -104,7 +105,7 @@ class Bench:
 
     def session(self, session_id: str = "s", options: pb.SessionOptions | None = None, client: str = "me") -> Session:
         """A new session."""
-        return self.front.table.create(client, session_id, self.front.options(options or pb.SessionOptions()))
+        return self.front.table.create(client, session_id, granted_options(options or pb.SessionOptions(), self.front))
 
     def found(self, session_id: str, client: str = "address:local") -> Session:
         """A session that is there; `client` is by default whoever calls from this machine."""

@@ -11,7 +11,7 @@ import pytest
 from deploy_files import DEPLOY, KUBERNETES, ROOT, manifests, parsed
 
 from service.commands.arguments import parse
-from service.front.access.caller import SESSION_METADATA
+from service.front.calls.metadata import SESSION_METADATA
 from service.front.frontend import LIVE
 from service.sources import load_settings
 

@@ -16,8 +16,8 @@ from mixformer.tracking.v1 import tracking_pb2 as pb
 from service.config import Limits
 from service.errors import ServiceError
 from service.front.calls.inbox import DEPTH
+from service.front.frames import Frame
 from service.front.tracking.budget import Decoded
-from service.front.tracking.frames import Frame
 from service.front.tracking.session import Session
 
 LIMITS = Limits(max_sessions=6, max_streams=3, max_frame_bytes=1024 * 1024)

@@ -7,7 +7,7 @@ from fake_front import bench, start
 
 from service.errors import Draining
 from service.front.calls.inbox import DEPTH, Inbox
-from service.front.tracking.frames import Frame
+from service.front.frames import Frame
 
 GIVEN = bench()
 

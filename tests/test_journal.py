@@ -10,7 +10,6 @@ from fake_front import Bench, bench, start
 from redis_server import RedisServer, redis_server
 from test_metrics import scrape
 
-from mixformer.tracking.v1 import tracking_pb2 as pb
 from service.errors import SessionTakenOver
 from service.front.resume.backing import Backing
 from service.front.resume.finder import Asked
@@ -152,7 +151,7 @@ async def test_the_server_that_lost_a_session_ends_it_at_its_next_write(redis: R
         session = mine.bench.session("fought for")
         await mine.frames(session, 0, 4)
         await mine.until_stored(session, 4)
-        options = other.bench.front.options(pb.SessionOptions())
+        options = other.bench.front.default_options
         found = await other.bench.front.finder.open(Asked("me", "fought for", b"", options, is_stream=False, may_begin=False))
         assert (found.session.last_frame_number, found.session.epoch) == (4, 2)
         await mine.frames(session, 5, 5)
@@ -172,7 +171,7 @@ async def test_two_calls_at_once_for_a_stored_session_claim_it_once(redis: Redis
         session = mine.bench.session("asked for")
         await mine.frames(session, 0, 1)
         await mine.until_stored(session, 1)
-        finder, options = other.bench.front.finder, other.bench.front.options(pb.SessionOptions())
+        finder, options = other.bench.front.finder, other.bench.front.default_options
         found = await asyncio.gather(
             *(finder.open(Asked("me", "asked for", b"", options, is_stream=True, may_begin=True)) for _ in range(5))
         )
@@ -186,7 +185,7 @@ async def test_a_server_does_not_go_on_from_an_old_copy_when_a_session_comes_bac
         session = mine.bench.session("comes back")
         await mine.frames(session, 0, 3)
         await mine.until_stored(session, 3)
-        asked = Asked("me", "comes back", b"", other.bench.front.options(pb.SessionOptions()), is_stream=True, may_begin=True)
+        asked = Asked("me", "comes back", b"", other.bench.front.default_options, is_stream=True, may_begin=True)
         away = (await other.bench.front.finder.open(asked)).session
         await other.frames(away, 4, 6)
         await other.until_stored(away, 6)
@@ -203,7 +202,7 @@ async def test_a_session_of_another_client_is_not_found(redis: RedisServer) -> N
         await here.until_stored(session, 0)
         async with kept(redis) as other:
             found = await other.bench.front.finder.open(
-                Asked("somebody", "mine", b"", other.bench.front.options(pb.SessionOptions()), is_stream=True, may_begin=True)
+                Asked("somebody", "mine", b"", other.bench.front.default_options, is_stream=True, may_begin=True)
             )
             assert not found.session.targets
 

@@ -20,8 +20,8 @@ from mixformer.tracking.v1 import tracking_pb2 as pb
 from mixformer.tracking.v1.tracking_pb2_grpc import TrackingServiceStub
 from service.access import Access
 from service.config import ServeSettings
-from service.front.access.listener import StartError, listen, load_tokens
 from service.front.access.tokens import Tokens
+from service.front.listener import StartError, listen, load_tokens
 
 
 def settings(folder: Path, identity: Identity, client_ca: str | None = None) -> ServeSettings:

@@ -8,7 +8,7 @@ from google.protobuf.duration_pb2 import Duration
 
 from mixformer.tracking.v1 import tracking_pb2 as pb
 from service.errors import Overloaded, SessionBusy, SessionNotFound, SessionTakenOver
-from service.front.calls.holder import Holder
+from service.front.tracking.holder import Holder
 from service.front.tracking.session import MAX_QUEUED_CALLS, Session
 
 

@@ -8,7 +8,6 @@ import threading
 import numpy as np
 import pytest
 from fake_front import BOX, CONFIG, answer_of, bench, start, until
-from google.protobuf.duration_pb2 import Duration
 from pictures import encoded, jpeg_claiming, scene
 
 from mixformer.tracking.v1 import tracking_pb2 as pb
@@ -20,11 +19,11 @@ from service.decode import decode
 from service.errors import (
     DeviceError,
     FrameTooOld,
-    InvalidRequest,
     SessionNotFound,
 )
+from service.front.calls.options import granted_options
+from service.front.frames import Action, Command
 from service.front.tracking.budget import Decoded
-from service.front.tracking.frames import Action, Command
 from service.front.workers.engine import Answer
 
 PROCESSED, DROPPED, REJECTED = pb.FRAME_OUTCOME_PROCESSED, pb.FRAME_OUTCOME_DROPPED, pb.FRAME_OUTCOME_REJECTED
@@ -395,35 +394,9 @@ async def test_other_options_keep_the_targets() -> None:
     session = given.session()
     await given.track(session, 1, start("a"))
     key = session.targets["a"].memory_key
-    given.front.tracker.set_options(session, given.front.options(pb.SessionOptions(update_interval_frames=1)))
+    given.front.tracker.set_options(session, granted_options(pb.SessionOptions(update_interval_frames=1), given.front))
     assert session.targets["a"].memory_key == key
     assert (await given.track(session, 2)).targets[0].template_updated
-
-
-@pytest.mark.parametrize(
-    ("options", "words"),
-    [
-        (pb.SessionOptions(update_interval_frames=0), r"update_interval\w* 0"),
-        (pb.SessionOptions(online_templates=6), r"online_\w+ 6"),
-        (pb.SessionOptions(candidate_score_threshold=1.5), r"candidate_\w*threshold 1.5"),
-        (pb.SessionOptions(lost_score_threshold=math.nan), "nan"),
-        (pb.SessionOptions(score_decay=-0.5), "score_decay -0.5"),
-        (pb.SessionOptions(search_factor=0.5), "search_factor 0.5 is outside 1 to 10"),
-        (pb.SessionOptions(search_factor=math.nan), "search_factor nan"),
-        (pb.SessionOptions(overload_policy=9), "overload_policy 9"),  # type: ignore[arg-type]
-        (pb.SessionOptions(idle_timeout=Duration(seconds=7200)), "idle_timeout 7200 s is over 3600 s"),
-        (pb.SessionOptions(idle_timeout=Duration(seconds=-1)), "idle_timeout -1 s"),
-        (pb.SessionOptions(max_frame_age=Duration(seconds=0)), "max_frame_age 0 s"),
-    ],
-)
-def test_a_wrong_option_is_refused_by_its_number(options: pb.SessionOptions, words: str) -> None:
-    with pytest.raises(InvalidRequest, match=words):
-        bench().front.options(options)
-
-
-def test_a_target_lost_below_a_threshold_is_neither_certain_nor_found_below_it() -> None:
-    rule = bench().front.options(pb.SessionOptions(lost_score_threshold=0.75)).rule
-    assert (rule.lost_threshold, rule.uncertain_threshold, rule.found_threshold) == (0.75, 0.75, 0.75)
 
 
 @pytest.mark.parametrize("commands", [(), (Command("nobody", Action.RELOCATE, BOX),), (start(box=Box(9e3, 9e3, 5.0, 5.0)),)])

@@ -6,7 +6,7 @@ from fake_front import bench, start, until
 
 from mixformer.tracking.v1 import tracking_pb2 as pb
 from model.geometry import Box
-from service.front.tracking.frames import Action, Command
+from service.front.frames import Action, Command
 
 ELSEWHERE = Box(200.0, 120.0, 40.0, 40.0)
 LIVE = pb.SessionOptions(overload_policy=pb.OVERLOAD_POLICY_DROP_OLDEST)

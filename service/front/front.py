@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 
 import msgspec
 
-from mixformer.tracking.v1 import tracking_pb2 as pb
 from model.config import VARIANTS, ModelConfig, UpdateRule
 from service.config import ServeSettings
 from service.front.access.caller import Callers
@@ -15,7 +14,7 @@ from service.front.resume.finder import Finder
 from service.front.resume.resume_tokens import ResumeTokens
 from service.front.resume.snapshot import Snapshots
 from service.front.telemetry.metrics import Metrics
-from service.front.tracking.options import SessionOptions, options_of
+from service.front.tracking.options import SessionOptions
 from service.front.tracking.session import Clock
 from service.front.tracking.sessions import SessionTable, unkept
 from service.front.tracking.step import FrameTracker
@@ -38,15 +37,10 @@ class Front:
     clock: Clock
     callers: Callers
 
-    def options(self, message: pb.SessionOptions) -> SessionOptions:
-        """The options to grant a client that asks for these. Raises InvalidRequest."""
-        default = SessionOptions(
-            rule=update_rule(self.hello),
-            search_factor=self.hello.search_factor,
-            idle_timeout_seconds=self.settings.idle_timeout_seconds,
-        )
-        granted = options_of(message, default, self.settings.max_idle_timeout_seconds)
-        return replace(granted, return_resume_token=granted.return_resume_token and self.resume_tokens.are_given)
+    @property
+    def default_options(self) -> SessionOptions:
+        """The options of a session whose client asks for none."""
+        return SessionOptions(update_rule(self.hello), self.hello.search_factor, self.settings.idle_timeout_seconds)
 
 
 def assemble(

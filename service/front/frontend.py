@@ -25,10 +25,10 @@ from service.child import begin
 from service.config import ServeSettings, SettingsError, parse_address
 from service.cpu import usable_cores
 from service.front.access.caller import Callers
-from service.front.access.listener import StartError, listen, load_tokens
 from service.front.access.tokens import Tokens
 from service.front.calls.servicer import TrackingServicer
 from service.front.front import Front, assemble, model_config, room
+from service.front.listener import StartError, listen, load_tokens
 from service.front.telemetry.metrics import Metrics
 from service.front.telemetry.traces import Traces, TracesUnavailable
 from service.front.tracking.admission import Admission

@@ -8,7 +8,7 @@ from grpc import aio
 
 from service.errors import ServiceError, Unauthenticated
 from service.front.access.tokens import Tokens
-from service.front.calls.status import Context, abort
+from service.front.wire.status import Context, abort
 
 # Probes carry no token. Not `Watch`, a stream without end: whoever has no token must not take up calls.
 OPEN_METHODS = frozenset({"/grpc.health.v1.Health/Check"})

@@ -1,17 +1,14 @@
-"""Who calls, and which session they mean."""
+"""Who calls."""
 
 from collections.abc import Callable
 from enum import StrEnum
 from typing import NamedTuple
 from urllib.parse import unquote
 
-from service.errors import InvalidRequest, Unauthenticated
+from service.errors import Unauthenticated
 from service.front.access.tokens import Tokens
-from service.front.calls.status import Context
-from service.front.tracking.session import check_id
+from service.front.wire.status import Context
 
-SESSION_METADATA = "x-session-id"
-_TRACE_METADATA = "traceparent"
 _LOCAL = "local"
 
 
@@ -75,25 +72,3 @@ def _certified(context: Context) -> str:
     """The subject of the caller's certificate, or its alternative names where it has no subject; empty without a certificate."""
     subject = b",".join(context.auth_context().get("x509_subject", ()))
     return (subject or b",".join(context.peer_identities() or ())).decode(errors="replace")
-
-
-def traceparent_of(context: Context) -> str:
-    """The trace that a call belongs to by its metadata (W3C Trace Context); empty where it names none."""
-    found = dict(context.invocation_metadata() or ()).get(_TRACE_METADATA, "")
-    return found if isinstance(found, str) else ""
-
-
-def session_named(requested: str, context: Context) -> str:
-    """The session id of the request, or else of its metadata, which proxies can route by; empty where neither has one.
-
-    Raises InvalidRequest where no session can have that id, and where the two differ: a proxy would have sent the call to the
-    other one's server.
-    """
-    metadata = dict(context.invocation_metadata() or ())
-    routed = metadata.get(SESSION_METADATA, "")
-    named = routed if isinstance(routed, str) else ""
-    check_id(requested)
-    check_id(named)
-    if requested and named and requested != named:
-        raise InvalidRequest(f"session_id {requested!r} differs from {named!r} in metadata {SESSION_METADATA}")
-    return requested or named

@@ -8,11 +8,11 @@ from model.geometry import Box
 from model.target import TargetReport
 from service.decode import Payload, RawImage
 from service.errors import ServiceError
-from service.front.calls.times import duration, seconds_of, timestamp
-from service.front.tracking.frames import Action, Command, Frame, FrameResult
-from service.front.tracking.options import options_message
+from service.front.calls.options import options_message
+from service.front.frames import Action, Command, Frame, FrameResult
 from service.front.tracking.session import SessionState
 from service.front.tracking.targets import MAX_COMMANDS
+from service.front.wire.times import duration, seconds_of, timestamp
 
 
 def frame_of(frame: pb.Frame, commands: Sequence[pb.TargetCommand], arrived_at: float, traceparent: str) -> Frame:

@@ -5,7 +5,7 @@ from collections import deque
 from dataclasses import dataclass, replace
 
 from service.errors import ServiceError
-from service.front.tracking.frames import Frame
+from service.front.frames import Frame
 
 DEPTH = 2
 # Superseded frames wait for their answers without their pictures; at 30 frames/s this is half a minute.

@@ -7,7 +7,7 @@ import grpc
 from google.protobuf.message import DecodeError
 from grpc import aio
 
-from service.front.calls.status import MALFORMED, Context, abort
+from service.front.wire.status import MALFORMED, Context, abort
 
 # grpc's class knows its type parameters only in the stubs.
 _Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"

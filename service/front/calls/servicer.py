@@ -7,14 +7,15 @@ from functools import partial
 
 from mixformer.tracking.v1 import tracking_pb2 as pb
 from mixformer.tracking.v1.tracking_pb2_grpc import TrackingServiceServicer
-from service.front.access.caller import session_named, traceparent_of
 from service.front.calls.convert import frame_of, result_message, session_message
 from service.front.calls.door import Door
-from service.front.calls.status import Answer, Context, answered
+from service.front.calls.metadata import session_named, traceparent_of
+from service.front.calls.options import granted_options
 from service.front.calls.streams import Requests, Streams
+from service.front.frames import Action, Frame
 from service.front.front import Front
 from service.front.resume.finder import Asked
-from service.front.tracking.frames import Action, Frame
+from service.front.wire.status import Answer, Context, answered
 
 _BEGINS_A_SESSION = {Action.INITIALIZE, Action.ENSURE}
 
@@ -93,7 +94,7 @@ class TrackingServicer(TrackingServiceServicer):
         """The session that is meant: only a frame that starts a target begins one."""
         client, session_id = self._client(context), session_named(request.session_id, context)
         begins = any(command.action in _BEGINS_A_SESSION for command in frame.commands)
-        options = self._front.options(request.options)
+        options = granted_options(request.options, self._front)
         return Asked(client, session_id, request.resume_token, options, is_stream=False, may_begin=begins)
 
     def _client(self, context: Context) -> str:

@@ -13,9 +13,9 @@ from mixformer.tracking.v1 import tracking_pb2 as pb
 from service.errors import Draining, FrameSuperseded, InvalidRequest, ServiceError
 from service.front.calls.convert import draining_message, frame_of, result_message, session_message
 from service.front.calls.inbox import Inbox
+from service.front.frames import Frame
 from service.front.front import Front
 from service.front.tracking.budget import Decoded
-from service.front.tracking.frames import Frame
 from service.front.tracking.options import OverloadPolicy
 from service.front.tracking.session import Session
 

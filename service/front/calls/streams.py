@@ -8,13 +8,14 @@ from contextlib import asynccontextmanager
 
 from mixformer.tracking.v1 import tracking_pb2 as pb
 from service.errors import Draining, InvalidRequest, TooManyStreams
-from service.front.access.caller import session_named, traceparent_of
-from service.front.calls.holder import Holder
-from service.front.calls.status import Context
+from service.front.calls.metadata import session_named, traceparent_of
+from service.front.calls.options import granted_options
 from service.front.calls.stream import Read, Stream
 from service.front.front import Front
 from service.front.resume.finder import Asked
+from service.front.tracking.holder import Holder
 from service.front.tracking.session import Session
+from service.front.wire.status import Context
 
 _FIRST_MESSAGE_SECONDS = 30.0
 # Shares of the greatest age at which streams are drained.
@@ -67,7 +68,7 @@ class Streams:
     async def _serve(self, holder: Holder, client: str, requests: Requests, context: Context) -> None:
         first = await _first(requests)
         # Before the session is taken from another stream, so that a wrong option costs that one nothing.
-        options = self._front.options(first.config.options)
+        options = granted_options(first.config.options, self._front)
         session_id = session_named(first.config.session_id, context)
         asked = Asked(client, session_id, first.config.resume_token, options, is_stream=True, may_begin=True)
         session, is_new, resume = await self._front.finder.open(asked)

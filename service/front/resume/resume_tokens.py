@@ -11,10 +11,10 @@ from service.errors import (
     ResumeTokenTooLarge,
     ServiceError,
 )
+from service.front.frames import FrameResult
 from service.front.resume.snapshot import SnapshotError, Snapshots
 from service.front.resume.token_keys import Keys
 from service.front.telemetry.session_metrics import SessionMetrics
-from service.front.tracking.frames import FrameResult
 from service.front.tracking.session import Clock, Session, SessionState
 from service.watched import Watched
 

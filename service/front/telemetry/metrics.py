@@ -7,10 +7,10 @@ from prometheus_client import CollectorRegistry, start_http_server
 
 from model.target import TargetStatus
 from service.config import Address
+from service.front.frames import FrameResult, Outcome
 from service.front.telemetry.instruments import counter, counters, gauge, histogram
 from service.front.telemetry.session_metrics import SessionMetrics
 from service.front.telemetry.worker_metrics import WorkerMetrics
-from service.front.tracking.frames import FrameResult, Outcome
 from service.front.workers.engine import EngineObserver
 
 

@@ -10,7 +10,7 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
-from service.front.tracking.frames import Frame, FrameResult, Outcome
+from service.front.frames import Frame, FrameResult, Outcome
 
 if TYPE_CHECKING:
     from opentelemetry.context import Context

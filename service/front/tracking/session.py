@@ -13,7 +13,7 @@ from msgspec import Meta
 
 from model.target import Target, TargetState
 from service.errors import FrameOutOfOrder, InvalidRequest, Overloaded, ServiceError, SessionBusy, SessionTakenOver
-from service.front.calls.holder import Holder
+from service.front.tracking.holder import Holder
 from service.front.tracking.options import SessionOptions
 
 MAX_QUEUED_CALLS = 16

@@ -40,11 +40,11 @@ from service.errors import (
 )
 from service.failures import combined, without_answer
 from service.front.access.rates import Rates
+from service.front.frames import Frame, FrameResult, Outcome, Timing
 from service.front.telemetry.metrics import Metrics
 from service.front.telemetry.traces import Traces
 from service.front.tracking.admission import Admission
 from service.front.tracking.budget import Decoded, DecodePool
-from service.front.tracking.frames import Frame, FrameResult, Outcome, Timing
 from service.front.tracking.options import OverloadPolicy, SessionOptions
 from service.front.tracking.session import Clock, Session, SessionState
 from service.front.tracking.targets import Commanded, Kit, command, rebuilt, without_removed

@@ -7,7 +7,7 @@ from model.config import ModelConfig, UpdateRule
 from model.crop import Image
 from model.target import Target
 from service.errors import BadBox, InvalidRequest, TargetNotFound, TooManyTargets
-from service.front.tracking.frames import Action, Command
+from service.front.frames import Action, Command
 
 Targets = Mapping[str, Target]
 

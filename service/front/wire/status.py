@@ -11,7 +11,7 @@ from grpc import aio
 from grpc_status import rpc_status
 
 from service.errors import InvalidRequest, ServiceError
-from service.front.calls.times import duration
+from service.front.wire.times import duration
 
 DOMAIN = "mixformer.tracking"
 MALFORMED = InvalidRequest("the message cannot be read: its bytes are none of this API's messages")
