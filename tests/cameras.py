@@ -24,6 +24,8 @@ if TYPE_CHECKING:  # it exists for type checkers alone
 PROCESSED, DROPPED, REJECTED = pb.FRAME_OUTCOME_PROCESSED, pb.FRAME_OUTCOME_DROPPED, pb.FRAME_OUTCOME_REJECTED
 FRAMES = [encoded(scene(seed=seed)) for seed in range(8)]
 BOX = pb.BoundingBox(x=100, y=80, width=40, height=40)
+# Hundreds of cameras that begin at once on a busy machine may take 20 s.
+OPEN_SECONDS = 30.0
 
 Call = aio.StreamStreamCall[pb.TrackStreamRequest, pb.TrackStreamResponse]
 
@@ -133,9 +135,14 @@ class Camera:
             await asyncio.gather(sending, return_exceptions=True)
 
     async def open(self, config: pb.StreamConfig) -> pb.Session:
-        """Begin the stream; the session as granted."""
-        await self._call.write(pb.TrackStreamRequest(config=config))
-        return (await self._read("session")).session
+        """Begin the stream; the session as granted. Raises ConnectionError where there is none."""
+        try:
+            # grpc.aio's first write waits for ever where the connection goes away at that moment.
+            async with asyncio.timeout(OPEN_SECONDS):
+                await self._call.write(pb.TrackStreamRequest(config=config))
+                return (await self._read("session")).session
+        except TimeoutError:
+            raise ConnectionError(f"no session within {OPEN_SECONDS:g} s") from None
 
     async def code(self) -> grpc.StatusCode:
         """What the stream ends with, once it has ended."""

@@ -31,7 +31,7 @@ SHORT = pb.SessionOptions(idle_timeout=IDLE)
 # Many clients in one process take long from one frame to the next.
 PATIENT = pb.SessionOptions(idle_timeout=Duration(seconds=30))
 STORM = 100
-CLIENTS = 100
+CLIENTS = 500
 # A client of its own process: one stream with a target, and then silence.
 SILENT_CLIENT = """
 import sys, time
