@@ -41,10 +41,13 @@ LABEL org.opencontainers.image.title="mixformer-service" \
       org.opencontainers.image.description="A gRPC microservice that tracks objects in camera streams with MixFormer" \
       org.opencontainers.image.version="${VERSION}" \
       org.opencontainers.image.revision="${REVISION}"
-RUN useradd --uid 10001 --user-group --no-create-home --home-dir /tmp --shell /usr/sbin/nologin tracker
+# /cache is where a volume may be mounted that keeps compiled networks (--cache-dir): it takes its owner from here.
+RUN useradd --uid 10001 --user-group --no-create-home --home-dir /tmp --shell /usr/sbin/nologin tracker \
+    && install -d -o tracker -g tracker /cache
 COPY --from=build /weights /weights
 COPY --from=build /venv /venv
-# Nothing is written but the worker's socket and the compiled network, under /tmp: the root file system may be read-only.
+# Nothing is written but the worker's socket and, unless --cache-dir says where, the compiled network, both under /tmp: the root file
+# system may be read-only.
 ENV PATH=/venv/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1 \

@@ -13,7 +13,9 @@
 # make lock    resolve requirements.lock again after a change to the dependencies
 # make image-locks   the same for the image: deploy/image/*.lock
 # make compose-test  the CPU image built, run by compose and used from outside (COMPOSE_FILES=more.yml is laid over)
-# make gpu-test      the same with the CUDA image on a GPU host
+# make scale-test    compose's profile `scale`: two trackers behind Envoy, one killed under load (COMPOSE_FILES as above)
+# make secure-test   compose with TLS and tokens: who is refused and who is served (COMPOSE_FILES as above)
+# make gpu-test      the same as compose-test with the CUDA image on a GPU host
 # make watch-test    a real Prometheus on the real service: every rule and panel has data, every alert that can fires (needs prometheus)
 # make envoy-test    three trackers behind the real Envoy, with the real Redis: one killed, one added, one drained under load
 # make confined-test without Docker: user 10001, no capability, a read-only file system (needs root)
@@ -33,7 +35,7 @@ PROTO := mixformer/tracking/v1/tracking
 STUBS := $(addprefix $(PROTO)_,pb2.py pb2.pyi pb2_grpc.py pb2_grpc.pyi)
 CODE := $(wildcard model service training benchmarks deploy tests)
 
-.PHONY: setup demo test soak fuzz overload bench growth train evaluate check stubs-fresh proto lock image-locks compose-test gpu-test confined-test audit watch-test envoy-test deploy-check clean
+.PHONY: setup demo test soak fuzz overload bench growth train evaluate check stubs-fresh proto lock image-locks compose-test scale-test secure-test gpu-test confined-test audit watch-test envoy-test deploy-check clean
 
 setup: $(READY)
 
@@ -110,6 +112,12 @@ image-locks: setup
 
 compose-test: setup
 	$(BIN)/python deploy/compose_test.py cpu $(COMPOSE_FILES)
+
+scale-test: setup
+	$(BIN)/python deploy/scale_test.py $(COMPOSE_FILES)
+
+secure-test: setup
+	$(BIN)/python deploy/secure_test.py $(COMPOSE_FILES)
 
 gpu-test: setup
 	$(BIN)/python deploy/compose_test.py cuda $(COMPOSE_FILES)

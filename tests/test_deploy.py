@@ -46,8 +46,9 @@ def test_compose_listens_inside_and_publishes_on_loopback() -> None:
     assert all(port.startswith("${BIND_ADDRESS:-127.0.0.1}:") for port in published)
 
 
-def test_compose_without_tls_says_that_it_is_insecure_and_the_secure_file_takes_that_back() -> None:
-    plain, secure = (parsed(path)["services"]["tracker"] for path in (ROOT / "docker-compose.yml", SECURE))
+@pytest.mark.parametrize("name", ["tracker", "tracker-2"])
+def test_compose_without_tls_says_that_it_is_insecure_and_the_secure_file_takes_that_back(name: str) -> None:
+    plain, secure = (parsed(path)["services"][name] for path in (ROOT / "docker-compose.yml", SECURE))
     assert plain["environment"]["MIXFORMER_INSECURE"] == "true"
     settings = load_settings({}, {**plain_values(plain["environment"]), **secure["environment"]})
     assert settings.is_open and not settings.lacks and not settings.insecure
@@ -100,6 +101,7 @@ def test_the_cpu_file_takes_the_gpu_away(name: str) -> None:
     (reserved,) = base["deploy"]["resources"]["reservations"]["devices"]
     assert reserved["capabilities"] == ["gpu"]
     assert cpu["deploy"] is None
+    assert f":{cpu['environment']['MIXFORMER_CACHE_DIR']}" in cpu["volumes"][0]
     assert name != "tracker" or cpu["build"]["args"] == {"TORCH": "cpu"}
 
 
