@@ -148,7 +148,8 @@ class Server:
         signals as a shell counts them.
         """
         backoff = Backoff(self._settings.max_worker_restarts)
-        while True:
+        status = 0
+        while not self._signalled.is_set():
             started_at = time.monotonic()
             has_served, status = await self._run_front(front)
             status = 128 - status if status < 0 else status
@@ -159,6 +160,7 @@ class Server:
                 return status
             if not await _pause(front, status, backoff.next_delay(time.monotonic() - started_at)):
                 return status
+        return status
 
     async def _run_front(self, front: Child) -> tuple[bool, int]:
         """One front, from its start to its end; whether it has served, and its status."""

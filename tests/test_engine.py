@@ -349,6 +349,23 @@ async def test_an_error_of_the_observer_costs_a_link_and_no_item(
     assert observed.events == ["lost", "reconnect"]
 
 
+async def test_an_item_that_cannot_be_sent_costs_a_link_and_the_front_is_heard_again(
+    engine: Engine, worker: ScriptedWorker, observed: Observed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_memory(*_: object) -> None:
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr("service.front.workers.outbox.TrackItem", no_memory)
+        task = submit(engine, FakeTarget(1))
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            while not observed.events:
+                await asyncio.sleep(0)
+    worker.answer(await worker.hear(TrackItem))
+    assert isinstance(await fate(task), Answer)
+    assert observed.events == ["lost", "reconnect"]
+
+
 async def test_ready_lasts_as_long_as_pongs_come_and_over_a_restart(
     engine: Engine, worker: ScriptedWorker, observed: Observed, clock: Clock
 ) -> None:

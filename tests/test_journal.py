@@ -6,11 +6,11 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 import pytest
-from fake_front import Bench, bench, start
+from fake_front import Bench, bench, start, until
 from redis_server import RedisServer, redis_server
 from test_metrics import scrape
 
-from service.errors import SessionTakenOver
+from service.errors import SessionNotFound, SessionTakenOver
 from service.front.resume.backing import Backing
 from service.front.resume.finder import Asked
 from service.front.resume.store import key_of
@@ -205,6 +205,47 @@ async def test_a_session_of_another_client_is_not_found(redis: RedisServer) -> N
                 Asked("somebody", "mine", b"", other.bench.front.default_options, is_stream=True, may_begin=True)
             )
             assert not found.session.targets
+
+
+async def test_a_session_that_ends_while_the_store_is_asked_begins_anew(
+    redis: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with kept(redis, store_interval_frames=1) as here:
+        session = here.bench.session("expires")
+        await here.frames(session, 0, 0)
+        await here.until_stored(session, 0)
+        ask = here.backing.store.epoch
+
+        async def ask_slowly(key: bytes) -> int | None:
+            await here.bench.front.table.end(session, SessionNotFound("idle"))
+            return await ask(key)
+
+        monkeypatch.setattr(here.backing.store, "epoch", ask_slowly)
+        asked = Asked("me", "expires", b"", here.bench.front.default_options, is_stream=True, may_begin=True)
+        found = await here.bench.front.finder.open(asked)
+        assert (found.is_new, found.session.is_open, set(found.session.targets)) == (True, True, {""})
+
+
+async def test_a_session_that_is_being_deleted_is_not_gone_on_from(redis: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with kept(redis, store_interval_frames=1) as here:
+        session = here.bench.session("deleted")
+        await here.frames(session, 0, 0)
+        await here.until_stored(session, 0)
+        finder, delete, answers = here.bench.front.finder, here.backing.store.delete, asyncio.Event()
+
+        async def delete_late(key: bytes, live_seconds: float) -> bool:
+            await answers.wait()
+            return await delete(key, live_seconds)
+
+        monkeypatch.setattr(here.backing.store, "delete", delete_late)
+        deleting = asyncio.create_task(finder.delete("me", "deleted"))
+        await until(lambda: not session.is_open)
+        asked = Asked("me", "deleted", b"", here.bench.front.default_options, is_stream=True, may_begin=True)
+        opening = asyncio.create_task(finder.open(asked))
+        await asyncio.wait([opening], timeout=0.2)
+        answers.set()
+        await deleting
+        assert dict((await opening).session.targets) == {}
 
 
 async def test_what_is_due_is_written_at_the_end(redis: RedisServer) -> None:

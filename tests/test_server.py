@@ -48,6 +48,20 @@ live()
 """
 )
 STUBBORN_FRONT = FRONT.replace('end("front")', 'note("front stays")')
+# Of two, one that dies after it has served, and one that takes longer to end than the other's next start would wait.
+MORTAL_FRONT = (
+    CHILD
+    + """
+def end_slowly(*_):
+    time.sleep(2)
+    end("front")
+signal.signal(signal.SIGTERM, end_slowly)
+print("READY 127.0.0.1:1", flush=True)
+if settings.number == 1:
+    sys.exit(0)
+live()
+"""
+)
 REFUSED_FRONT = (
     CHILD
     + """
@@ -194,6 +208,18 @@ async def test_a_worker_whose_device_does_not_come_back_is_killed_and_another_st
     await notes.until("worker", times=2)
     os.kill(os.getpid(), signal.SIGTERM)
     assert await status_of(server) == 0
+
+
+async def test_a_front_that_died_before_the_end_is_not_started_during_it(
+    notes: Notes, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    monkeypatch.setattr("service.keeper._FIRST_DELAY_SECONDS", 0.5)
+    server = start(notes, front=MORTAL_FRONT, fronts=2)
+    await until(lambda: "front 1 ended with status 0, the next starts in 0.5 s" in caplog.messages)
+    os.kill(os.getpid(), signal.SIGTERM)
+    assert await status_of(server) == 0
+    assert sum(message.startswith("front 1 started") for message in caplog.messages) == 1
 
 
 async def test_a_front_that_ends_ends_the_server_with_its_status(notes: Notes, caplog: pytest.LogCaptureFixture) -> None:

@@ -239,3 +239,20 @@ async def test_whoever_waits_for_a_session_that_ends_is_told() -> None:
         await waits
     await end
     assert given.engine.released == given.engine.used[:1]
+
+
+async def test_a_session_ends_to_its_end_though_whoever_ends_it_has_left() -> None:
+    given = bench()
+    session = given.session()
+    await given.track(session, 1, start())
+    given.engine.gate.clear()
+    step = asyncio.create_task(given.track(session, 2))
+    await until(lambda: given.engine.waiting == 1)
+    end = asyncio.create_task(given.front.table.end(session, SessionNotFound("deleted")))
+    await asyncio.sleep(0)
+    end.cancel()
+    await asyncio.gather(end, return_exceptions=True)
+    given.engine.gate.set()
+    await step
+    await given.front.table.wait_closed()
+    assert given.engine.released == given.engine.used

@@ -235,6 +235,21 @@ async def test_a_fault_of_ours_is_answered_in_band_without_its_text(monkeypatch:
     assert (await given.track(session, 3)).outcome == PROCESSED
 
 
+async def test_a_fault_of_ours_while_a_frame_is_decoded_is_answered_in_band(monkeypatch: pytest.MonkeyPatch) -> None:
+    given = bench()
+    session = given.session()
+    await given.track(session, 1, start("a"))
+
+    async def broken(*_: object) -> object:
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(given.pool, "decode", broken)
+        result = await given.track(session, 2)
+    assert (result.outcome, result.error.reason) == (REJECTED, "INTERNAL")
+    assert (await given.track(session, 3)).outcome == PROCESSED
+
+
 async def test_strict_order_refuses_a_number_that_does_not_rise() -> None:
     given = bench()
     session = given.session(options=pb.SessionOptions(strict_order=True))
@@ -242,6 +257,15 @@ async def test_strict_order_refuses_a_number_that_does_not_rise() -> None:
     late = await given.track(session, 5)
     assert (late.outcome, late.error.reason) == (REJECTED, "FRAME_OUT_OF_ORDER")
     assert (await given.track(session, 6)).outcome == PROCESSED
+
+
+async def test_a_frame_that_came_too_late_opens_no_way_for_others() -> None:
+    given = bench()
+    session = given.session(options=pb.SessionOptions(strict_order=True))
+    await given.track(session, 5, start())
+    for number in (3, 4, 5):
+        assert (await given.track(session, number)).error.reason == "FRAME_OUT_OF_ORDER"
+    assert session.last_frame_number == 5
 
 
 async def test_numbers_need_not_rise_without_strict_order() -> None:

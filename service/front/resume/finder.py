@@ -64,7 +64,6 @@ class Finder:
         self._backing = backing
         self._longest_live_seconds = longest_live_seconds
         self._metrics = metrics
-        # One question at a time for each session: two would take it from each other.
         self._asking: WeakValueDictionary[tuple[str, str], asyncio.Lock] = WeakValueDictionary()
 
     async def open(self, asked: Asked) -> Found:
@@ -75,12 +74,12 @@ class Finder:
         """
         token = self._tokens.open(asked.resume_token, asked.client, asked.session_id) if asked.resume_token else None
         session_id = token.session_id if token else asked.session_id
-        lock = self._asking.setdefault((asked.client, session_id), asyncio.Lock())
-        async with lock:
+        async with self._alone(asked.client, session_id):
             session = self._table.get(asked.client, session_id)
             if session is not None and asked.is_stream and await self._is_elsewhere(session):
                 await self._table.end(session, SessionTakenOver(f"session {session_id} went on at another server"))
-                session = None
+            # It may also have ended while the store was asked.
+            session = self._table.get(asked.client, session_id)
             if session is not None:
                 return Found(session, is_new=False, resume=token)
             return await self._begin(asked, session_id, token)
@@ -101,18 +100,23 @@ class Finder:
 
         Where the session was here and the store cannot be told, what that has ends with its idle timeout.
         """
-        session = self._table.get(client, session_id)
-        if session is not None:
-            await self._table.end(session, SessionNotFound(f"session {session_id} was deleted"))
-        try:
-            was_stored = await self._delete_stored(client, session_id)
-        except StoreUnavailable as error:
-            if session is None:
-                raise error.told() from None
-            _log.warning("session %s is deleted, but not in the store: %s", session_id, error)
-            return
-        if session is None and not was_stored:
-            raise not_found(session_id)
+        async with self._alone(client, session_id):
+            session = self._table.get(client, session_id)
+            if session is not None:
+                await self._table.end(session, SessionNotFound(f"session {session_id} was deleted"))
+            try:
+                was_stored = await self._delete_stored(client, session_id)
+            except StoreUnavailable as error:
+                if session is None:
+                    raise error.told() from None
+                _log.warning("session %s is deleted, but not in the store: %s", session_id, error)
+                return
+            if session is None and not was_stored:
+                raise not_found(session_id)
+
+    def _alone(self, client: str, session_id: str) -> asyncio.Lock:
+        """To be held by whoever finds or deletes this session: two would take it from each other."""
+        return self._asking.setdefault((client, session_id), asyncio.Lock())
 
     async def _delete_stored(self, client: str, session_id: str) -> bool:
         if self._backing is None:

@@ -63,8 +63,8 @@ class ByteBudget:
         try:
             await granted
         except asyncio.CancelledError:
-            if not granted.cancelled():
-                self.give_back(amount)
+            # Also without bytes to return: those behind may fit where this one did not.
+            self.give_back(0 if granted.cancelled() else amount)
             raise
 
     def give_back(self, amount: int) -> None:

@@ -193,7 +193,8 @@ class Session:
 
     def answer(self, number: int) -> None:
         """The frame has its result: the session is now what it is after this frame."""
-        self.last_frame_number = number
+        # In strict order a late frame is refused and leaves the session where it was.
+        self.last_frame_number = max(number, self.last_frame_number) if self.options.strict_order else number
         self.last_frame_at = self._clock.wall()
         self._note(self)
 

@@ -86,9 +86,9 @@ class SessionTable:
         return Page(tuple(session for _, session in shown), str(shown[-1][0]) if len(mine) > size else "")
 
     async def end(self, session: Session, error: ServiceError) -> None:
-        """End one session, and tell its stream why."""
+        """End one session, and tell its stream why. It ends also where its caller is cancelled meanwhile."""
         if self._take_out(session, error):
-            await session.close(error)
+            await asyncio.shield(self._close(session, error))
 
     async def end_unused(self, session: Session) -> None:
         """End a session that whoever began it leaves without a target, unless somebody else has joined it meanwhile."""
@@ -106,13 +106,17 @@ class SessionTable:
     def end_soon(self, session: Session, error: ServiceError) -> None:
         """End one session without waiting for it; `wait_closed` does."""
         if self._take_out(session, error):
-            closing = asyncio.create_task(session.close(error))
-            self._closing.add(closing)
-            closing.add_done_callback(self._closing.discard)
+            self._close(session, error)
 
     async def wait_closed(self) -> None:
         """Wait until the sessions that were ended without waiting have given back what they hold."""
         await asyncio.gather(*self._closing, return_exceptions=True)
+
+    def _close(self, session: Session, error: ServiceError) -> asyncio.Task[None]:
+        closing = asyncio.create_task(session.close(error))
+        self._closing.add(closing)
+        closing.add_done_callback(self._closing.discard)
+        return closing
 
     def _take_out(self, session: Session, error: ServiceError) -> bool:
         """Whether the session was in the table until now."""

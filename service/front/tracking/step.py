@@ -109,6 +109,8 @@ class FrameTracker:
                 decoded = await self._pool.decode(frame.payload, None if frame.commands else _rows_ahead(session.targets))
         except ServiceError as error:
             return error.told()
+        except Exception:  # noqa: BLE001 - as in `track`
+            return _fault(session, frame)
         self._metrics.on_decoded(decoded.seconds)
         return decoded
 
@@ -125,8 +127,7 @@ class FrameTracker:
         except ServiceError as error:
             result = _rejected(session, frame, error.told())
         except Exception:  # noqa: BLE001 - a fault of ours on one frame must not end the stream either; it is logged whole
-            _log.exception("session %s, frame %d", session.session_id, frame.number)
-            result = _rejected(session, frame, ServiceError("internal error, see the server's log"))
+            result = _rejected(session, frame, _fault(session, frame))
         finally:
             session.finish()
         session.answer(frame.number)
@@ -267,6 +268,12 @@ def _advanced(target: Target, image: Image, outcome: Answer | ServiceError) -> A
 def _rejected(session: Session, frame: Frame, error: ServiceError) -> FrameResult:
     session.commit(without_removed(session.targets, frame.commands))
     return FrameResult(frame.number, Outcome.REJECTED, {}, error, Timing())
+
+
+def _fault(session: Session, frame: Frame) -> ServiceError:
+    """What the client is told of the exception that is being handled; the log has it whole."""
+    _log.exception("session %s, frame %d", session.session_id, frame.number)
+    return ServiceError("internal error, see the server's log")
 
 
 def _timing(picture: Decoded, outcomes: Iterable[Answer | ServiceError], asked_at: float) -> Timing:

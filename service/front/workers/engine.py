@@ -272,14 +272,15 @@ class Engine:
         self._outbox = Outbox(self._items)
         for item_id in self._items:
             self._outbox.post(item_id)
-        helpers = [asyncio.create_task(self._outbox.write(link)), asyncio.create_task(self._ping())]
         try:
-            async for message in messages:
-                self._receive(message)
+            # What fails on the way out ends the link too: a front that only listens would wait for ever.
+            async with asyncio.TaskGroup() as group:
+                speaking = [group.create_task(self._outbox.write(link)), group.create_task(self._ping())]
+                async for message in messages:
+                    self._receive(message)
+                for each in speaking:
+                    each.cancel()
         finally:
-            for helper in helpers:
-                helper.cancel()
-            await asyncio.gather(*helpers, return_exceptions=True)
             self._lose()
 
     async def _ping(self) -> None:
