@@ -16,6 +16,9 @@ class Uncounted(Metrics):
         # What the worker says of its batches is not counted where another front is to tell it.
         super().__init__(release, clock, tells_of_workers=False)
 
+    def on_received(self) -> None:
+        """Not counted."""
+
     def on_frame(self, result: FrameResult) -> None:
         """Not counted."""
 

@@ -80,6 +80,7 @@ def _calls_ms() -> float:
     worker = metrics.worker(0)
     began_at = time.thread_time()
     for _ in range(CALLS):
+        metrics.on_received()
         metrics.on_decoded(RESULT.timing.decode)
         worker.on_stats(STATS)
         metrics.on_frame(RESULT)

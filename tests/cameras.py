@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import grpc
 from grpc import aio
@@ -71,6 +71,24 @@ def figure(url: str, name: str) -> float:
     with urllib.request.urlopen(url, timeout=10) as answer:
         families = list(text_string_to_metric_families(answer.read().decode()))
     return sum(sample.value for family in families for sample in family.samples if sample.name == f"mixformer_{name}")
+
+
+class Counted(NamedTuple):
+    """What a service counts of its frames."""
+
+    received: float
+    answered: float
+    abandoned: float
+
+    @property
+    def is_balanced(self) -> bool:
+        """Whether every frame that has come has its result, or was abandoned; so it must be when all calls have ended."""
+        return self.received == self.answered + self.abandoned
+
+
+def counted(url: str) -> Counted:
+    """The frames that a service has counted. Blocks."""
+    return Counted(*(figure(url, name) for name in ("frames_received_total", "frames_total", "frames_abandoned_total")))
 
 
 def initialize(name: str = "", box: pb.BoundingBox = BOX) -> pb.TargetCommand:

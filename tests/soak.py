@@ -16,7 +16,7 @@ from statistics import mean
 from typing import NamedTuple
 
 import psutil
-from cameras import Tally, camera, figure
+from cameras import Tally, camera, counted, figure
 from grpc import aio
 from processes import Served, served
 from soak_clients import BLOCK, PATIENCE_SECONDS, Client, Pace
@@ -89,7 +89,7 @@ async def nothing_left(metrics: str) -> bool:
 async def soak(running: Served, minutes: float, seed: int) -> int:
     """The run, printed. The exit status."""
     frames = await capacity(running.address)
-    before = await asyncio.to_thread(figure, running.metrics, "frames_total")
+    before = await asyncio.to_thread(counted, running.metrics)
     print(f"seed {seed}; capacity {frames:.1f} frames/s, {CLIENTS} clients at {SHARE * frames:.1f} together", flush=True)
     pace, tally = Pace(SHARE * frames), Tally()
     clients = [Client(running.address, pace, random.Random(f"{seed} {number}"), tally) for number in range(CLIENTS)]
@@ -98,7 +98,8 @@ async def soak(running: Served, minutes: float, seed: int) -> int:
     await asyncio.gather(*(client.run(until) for client in clients))
     seen = await watching
     is_clean = await nothing_left(running.metrics)
-    answered = await asyncio.to_thread(figure, running.metrics, "frames_total") - before
+    after = await asyncio.to_thread(counted, running.metrics)
+    answered = after.answered - before.answered
     abandoned = sum(client.abandoned for client in clients)
     done: Counter[str] = sum((client.done for client in clients), Counter())
     unprovoked = [error for client in clients for error in client.unprovoked]
@@ -106,7 +107,7 @@ async def soak(running: Served, minutes: float, seed: int) -> int:
     print(
         f"frames: {tally.sent} sent, {tally.answered} answered, {abandoned} abandoned by their clients: {dict(sorted(tally.outcomes.items()))}"
     )
-    print(f"the service counts {answered:.0f}, at most {tally.sent} and at least {tally.answered}")
+    print(f"the service counts {answered:.0f}, at most {tally.sent} and at least {tally.answered}; of all its frames: {after}")
     print(f"latency: p50 {1000 * tally.quantile(0.5):.0f} ms, p99 {1000 * tally.quantile(0.99):.0f} ms")
     warm = {name: samples[len(samples) // 5 :] for name, samples in seen.items()}
     for name, samples in warm.items():
@@ -117,7 +118,7 @@ async def soak(running: Served, minutes: float, seed: int) -> int:
         )
     print(f"errors that were not provoked: {len(unprovoked)}", *unprovoked[:10], sep="\n  ")
     is_flat = all(growth(samples) <= MAX_GROWTH for samples in warm.values())
-    is_balanced = tally.sent == tally.answered + abandoned and tally.answered <= answered <= tally.sent
+    is_balanced = tally.sent == tally.answered + abandoned and tally.answered <= answered <= tally.sent and after.is_balanced
     print(f"memory flat: {is_flat}, counters balance: {is_balanced}, nothing left: {is_clean}")
     return 0 if is_flat and is_balanced and is_clean and not unprovoked else 1
 

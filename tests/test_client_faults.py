@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import grpc
 import pytest
-from cameras import BOX, FRAMES, PROCESSED, Camera, Tally, camera, figure, initialize
+from cameras import BOX, FRAMES, PROCESSED, Camera, Tally, camera, counted, figure, initialize
 from google.protobuf.duration_pb2 import Duration
 from grpc import aio
 from processes import PATIENCE_SECONDS, Served, served
@@ -82,9 +82,11 @@ def quiet(running: Served) -> Held:
 
 @pytest.fixture(autouse=True)
 def nothing_is_left(running: Served, quiet: Held) -> Iterator[None]:
-    """Afterwards: no session, stream, slot, task, thread or descriptor more than before."""
+    """Afterwards: no session, stream, slot, task, thread or descriptor more than before, and every frame is accounted for."""
     yield
     until_within(running, quiet)
+    frames = counted(running.metrics)
+    assert frames.is_balanced, frames
     assert "Traceback" not in running.log.read_text()
 
 

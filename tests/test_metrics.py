@@ -15,7 +15,7 @@ from service.messages import BatchStats
 
 NAMES = {
     "backbone_latency_seconds", "template_encode_latency_seconds", "head_latency_seconds", "decode_latency_seconds",
-    "queue_wait_seconds", "frame_latency_seconds", "batch_size", "frames", "drops", "sessions_active", "streams_active",
+    "queue_wait_seconds", "frame_latency_seconds", "batch_size", "frames", "frames_received", "frames_abandoned", "drops", "sessions_active", "streams_active",
     "slots_in_use", "evictions", "memory_misses", "template_updates", "targets", "worker_up", "worker_heartbeat_age_seconds",
     "worker_restarts", "worker_outage_seconds", "build_info", "slots", "batch_capacity", "batch_padding", "rejections", "front_cpu_seconds",
     "unauthenticated_calls", "calls", "front_tasks",

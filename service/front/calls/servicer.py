@@ -9,6 +9,7 @@ from mixformer.tracking.v1 import tracking_pb2 as pb
 from mixformer.tracking.v1.tracking_pb2_grpc import TrackingServiceServicer
 from service.front.calls.convert import frame_of, result_message, session_message
 from service.front.calls.door import Door
+from service.front.calls.intake import Intake
 from service.front.calls.metadata import session_named, traceparent_of
 from service.front.calls.options import granted_options
 from service.front.calls.streams import Requests, Streams
@@ -72,7 +73,8 @@ class TrackingServicer(TrackingServiceServicer):
             await self.streams.serve(requests, context)
 
     async def _track(self, request: pb.TrackRequest, context: Context) -> pb.TrackResponse:
-        with self._door.enter():
+        with self._door.enter(), Intake(self._front.metrics) as intake:
+            intake.take()
             frame = frame_of(request.frame, request.targets, self._front.clock.monotonic(), traceparent_of(context))
             asked = self._asked(request, frame, context)
             session, is_new, resume = await self._front.finder.open(asked)
@@ -84,6 +86,7 @@ class TrackingServicer(TrackingServiceServicer):
                         self._front.tracker.set_options(session, asked.options)
                     prepared = await self._front.tracker.prepare(session, frame)
                     result = await self._front.tracker.track(session, frame, prepared)
+                    intake.settle()
                     token = self._front.resume_tokens.after(session, result)
             finally:
                 if is_new:

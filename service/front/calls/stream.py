@@ -13,6 +13,7 @@ from mixformer.tracking.v1 import tracking_pb2 as pb
 from service.errors import Draining, FrameSuperseded, InvalidRequest, ServiceError
 from service.front.calls.convert import draining_message, frame_of, result_message, session_message
 from service.front.calls.inbox import Inbox
+from service.front.calls.intake import Intake
 from service.front.frames import Frame
 from service.front.front import Front
 from service.front.tracking.budget import Decoded
@@ -40,6 +41,7 @@ class Stream:
         self._tracker = front.tracker
         self._tokens = front.resume_tokens
         self._clock = front.clock
+        self._intake = Intake(front.metrics)
         self._read = read
         self._send_event = send
         self._traceparent = traceparent
@@ -53,6 +55,20 @@ class Stream:
         """Answer everything from the first message on. Raises ServiceError where the stream ends before its client ends it."""
         granted = session_message(self._session.state, self._session.expires_at)
         await self._send(pb.TrackStreamResponse(session=granted))
+        with self._intake:
+            await self._serve(first)
+
+    async def drain(self, seconds: float, why: str = "the server is going away") -> None:
+        """Say that the stream ends within `seconds`, read no more, and end once the frames in hand have their results, with a
+        last resume token.
+        """
+        await self._inbox.close(Draining(why))
+        try:
+            await self._send(pb.TrackStreamResponse(draining=draining_message(seconds)))
+        finally:
+            self._drain_told.set()
+
+    async def _serve(self, first: pb.TrackStreamRequest) -> None:
         reader = asyncio.create_task(self._fill(first))
         try:
             await self._answer_all()
@@ -66,22 +82,13 @@ class Stream:
             reader.cancel()
             await asyncio.gather(reader, return_exceptions=True)
 
-    async def drain(self, seconds: float, why: str = "the server is going away") -> None:
-        """Say that the stream ends within `seconds`, read no more, and end once the frames in hand have their results, with a
-        last resume token.
-        """
-        await self._inbox.close(Draining(why))
-        try:
-            await self._send(pb.TrackStreamResponse(draining=draining_message(seconds)))
-        finally:
-            self._drain_told.set()
-
     async def _fill(self, first: pb.TrackStreamRequest) -> None:
         request: pb.TrackStreamRequest | None = first
         try:
             while request is not None and not self._inbox.is_closed:
                 self._check_config(request, first)
                 if request.HasField("frame") or request.targets or not request.HasField("config"):
+                    self._intake.take()
                     arrived_at = self._clock.monotonic()
                     await self._inbox.put(frame_of(request.frame, request.targets, arrived_at, self._traceparent))
                 request = await self._read()
@@ -103,6 +110,7 @@ class Stream:
             while (prepared := await (upcoming or self._next())) is not None:
                 upcoming = None if self._is_live else asyncio.create_task(self._next())
                 result = await self._tracker.track(self._session, *prepared)
+                self._intake.settle()
                 # An idle stream must not keep its last picture while it waits for the next one.
                 del prepared
                 await self._send(pb.TrackStreamResponse(result=result_message(result)))

@@ -29,6 +29,10 @@ class Metrics:
             registry, "frame_latency_seconds", "From the arrival of a frame to its result, where it was processed"
         )
         self._calls = counter(registry, "calls_total", "Calls that have ended", ("method", "end"))
+        self._received = counter(registry, "frames_received_total", "Frames that have come")
+        self._abandoned = counter(
+            registry, "frames_abandoned_total", "Frames without a result, as their stream or call ended before"
+        )
         self._frames = counters(registry, "frames_total", "Frames answered", "outcome", [each.name for each in Outcome])
         self._unauthenticated = counter(registry, "unauthenticated_calls_total", "Calls refused for want of a good token")
         self._drops = counter(registry, "drops_total", "Frames answered as dropped", ("reason",))
@@ -67,6 +71,14 @@ class Metrics:
     def on_call(self, method: str, end: str) -> None:
         """A call has ended: `ok`, `cancelled` by its client, or with an error's reason."""
         self._calls.labels(method, end.lower()).inc()
+
+    def on_received(self) -> None:
+        """A frame has come."""
+        self._received.inc()
+
+    def on_abandoned(self, frames: int) -> None:
+        """A stream or call has ended while so many frames had no result yet."""
+        self._abandoned.inc(frames)
 
     def on_frame(self, result: FrameResult) -> None:
         """A frame has its result."""
