@@ -20,7 +20,6 @@ import torch
 from torch import Tensor, nn
 
 from model.attention import KeyValue
-from model.backbone import Stage
 from model.config import ModelConfig
 from model.memory import TemplateMemory
 from model.mixformer import MixFormer, Prediction, ignore_mark
@@ -129,12 +128,8 @@ class _StagePart(nn.Module):
 
     def forward(self, maps: Tensor, *memory: Tensor) -> Tensor:
         """maps [1, C in, H, W], or a crop uint8 [1, S, S, 3]; keys and values of each block in turn -> maps [1, C, H', W']."""
-        backbone = self.model.backbone
-        stage = backbone.stages[self.number]
-        assert isinstance(stage, Stage)
         layers = [KeyValue(keys, values) for keys, values in zip(memory[::2], memory[1::2], strict=True)]
-        found: Tensor = stage(maps if self.number else self.model.normalise(maps), 1, backbone.search_positions, layers)[0]
-        return found
+        return self.model.run_stage(self.number, maps, layers)
 
 
 class _HeadPart(nn.Module):

@@ -70,18 +70,30 @@ class MemoryPool:
 
     def read(self, slots: Sequence[int]) -> TemplateMemory:
         """The memories in `slots` as one batch, copied. Raises ValueError where their numbers of online templates differ."""
+        count = self.common_online_count(slots)
+        index = torch.as_tensor(slots, device=self._template_tokens.device)
+        return TemplateMemory(self.layers(index, count, range(len(self._layers))), self.template_tokens(index), count)
+
+    def common_online_count(self, slots: Sequence[int]) -> int:
+        """Online templates of the memories in `slots`. Raises ValueError where it is not the same number for all."""
         counts = {self._online_counts[slot] for slot in slots}
         if len(counts) != 1 or 0 in counts:
             raise ValueError(
                 f"slots {list(slots)} hold memories of {sorted(counts)} online templates; a batch needs equal ones"
             )
-        count = counts.pop()
-        index = torch.as_tensor(slots, device=self._template_tokens.device)
-        layers = []
-        for keys, values in self._layers:
-            length = keys.shape[2] // (1 + MAX_ONLINE_TEMPLATES) * (1 + count)
-            layers.append(KeyValue(keys[:, :, :length][index], values[:, :, :length][index]))
-        return TemplateMemory(tuple(layers), self._template_tokens[index], count)
+        return counts.pop()
+
+    def layers(self, slots: Tensor, online_count: int, blocks: range) -> tuple[KeyValue, ...]:
+        """Keys and values of these blocks for the targets in `slots` (int64 [B], on the device), copied."""
+        read = []
+        for keys, values in self._layers[blocks.start : blocks.stop]:
+            length = keys.shape[2] // (1 + MAX_ONLINE_TEMPLATES) * (1 + online_count)
+            read.append(KeyValue(keys[:, :, :length][slots], values[:, :, :length][slots]))
+        return tuple(read)
+
+    def template_tokens(self, slots: Tensor) -> Tensor:
+        """The original templates' last tokens [B, N, C] for the targets in `slots` (int64 [B], on the device), copied."""
+        return self._template_tokens[slots]
 
 
 def _key_sides(config: ModelConfig) -> list[int]:

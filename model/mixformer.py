@@ -3,13 +3,14 @@
 Two passes serve a stream: `encode` once a template change, `track` once a frame. `forward` is both, differentiable, for training.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
 import torch
 from einops import rearrange
 from torch import Tensor, nn
 
+from model.attention import KeyValue
 from model.backbone import Backbone
 from model.config import ModelConfig
 from model.heads import CornerHead, Corners, ScoreHead
@@ -100,6 +101,16 @@ class MixFormer(nn.Module):
         prediction = self.predict(self.backbone(self.normalise(crops), memory, mark), memory.template_tokens)
         mark("head")
         return prediction
+
+    def run_stage(self, number: int, maps: Tensor, layers: Sequence[KeyValue]) -> Tensor:
+        """One stage of the backbone for the search region, by itself: for who runs the pass in parts.
+
+        `maps`: crops uint8 [B, S, S, 3] for stage 0, else the maps of the stage before; `layers`: the memory of the stage's own
+        blocks -> maps [B, C, H, W].
+        """
+        stage = self.backbone.stages[number]
+        found: Tensor = stage(maps if number else self.normalise(maps), 1, self.backbone.search_positions, layers)[0]
+        return found
 
     def predict(self, features: Tensor, template_tokens: Tensor) -> Prediction:
         """What the heads read out of features [B, C, H, W] and template_tokens [B, N, C]."""

@@ -124,6 +124,9 @@ class ServeSettings:
     simulated_item_ms: Annotated[
         float, Meta(ge=0, le=60_000, description="what each target of it, and each template memory that is new, adds")
     ] = 1.0  # fmt: skip
+    simulated_steps: Annotated[
+        int, Meta(ge=1, le=16, description="steps that the simulated device may be asked for before it has done the first")
+    ] = 1  # fmt: skip
     backend: Annotated[
         Literal["auto", "openvino", "torch"], Meta(description="what runs the network; auto is OpenVINO on a CPU in float32")
     ] = "auto"  # fmt: skip

@@ -12,8 +12,9 @@ import torch
 
 from model.config import VARIANTS
 from service.config import ServeSettings
+from service.worker.passes import RunningStep
 from service.worker.runner import Runner
-from service.worker.work import StepResult, Work
+from service.worker.work import Work
 from service.worker.worker import serve
 
 _TINY = VARIANTS["mixvit_tiny"]
@@ -27,13 +28,13 @@ class FrailRunner(Runner):
         self._folder = Path(settings.run_dir)
         super().__init__(settings)
 
-    def run(self, works: Sequence[Work]) -> StepResult:
+    def start(self, works: Sequence[Work]) -> RunningStep:
         """A step, unless the device is lost."""
         lost = self._folder / "lost"
         if lost.exists():
             lost.unlink()
             raise RuntimeError("the device is lost, says the test")
-        return super().run(works)
+        return super().start(works)
 
     def _track(self, works: Sequence[Work], *others: Any, **named: Any) -> Any:
         full = self._folder / "full"

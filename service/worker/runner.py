@@ -1,6 +1,6 @@
 """A batch of crops to the device and predictions back, and the process that does so (`python -m service.worker.runner`).
 
-With `device.py` and `marks.py` the only room of the service that imports torch.
+With `device.py` and its neighbours `marks.py`, `passes.py` and `upload.py` the only room of the service that imports torch.
 """
 
 import logging
@@ -13,20 +13,21 @@ from typing import TypeVar
 
 import torch
 from einops import rearrange
-from torch import Tensor
 
 from model.checkpoint import load_model
 from model.config import ModelConfig
-from model.geometry import CropBox
 from model.memory import MemoryPool
 from model.official import CheckpointError
+from model.pooled import CalledNetwork, PooledNetwork, RecordedNetwork, cuda_recorder
 from service.config import ServeSettings, SettingsError
 from service.cpu import usable_cores
 from service.device import choose_device, choose_dtype, choose_network
 from service.messages import PROTOCOL_VERSION, Hello, TrackItem
 from service.worker.heap import keep_freed_memory
-from service.worker.marks import Pass, marks_of, step_times
-from service.worker.work import Found, Refused, StepResult, Work, crop_fault
+from service.worker.marks import marks_of
+from service.worker.passes import EncodePass, Place, RunningStep, TrackPass
+from service.worker.upload import Upload
+from service.worker.work import Refused, StepResult, Work, crop_fault
 from service.worker.worker import serve
 
 _CPU_POOL_BYTES = 512 * 1024 * 1024
@@ -57,13 +58,17 @@ class Runner:
         except CheckpointError as error:
             raise SettingsError(str(error)) from error
         threads = settings.threads or max(1, usable_cores() // len(settings.worker_devices))
+        self._model = loaded.model
         self._network = choose_network(loaded.model, settings.backend, threads, settings.cache_dir)
         self._config = loaded.model.config
         self._update_rule = loaded.update_rule
         self._sha256 = loaded.sha256
         self.slots = settings.slots or _automatic_slots(self._config, self._device, self._dtype)
         self.max_batch = min(settings.max_batch, self.slots)
-        self._pool = _pool(self._config, self.slots, self._device, self._dtype)
+        # On a CPU a step is over when it has been asked for.
+        self.steps_under_way = 2 if self._device.type == "cuda" else 1
+        self._upload = Upload(self._device)
+        self._make_room()
         self._fixed_sizes = _fixed_sizes(self.max_batch) if self._device.type == "cuda" else ()
         self._warm_up()
 
@@ -86,28 +91,31 @@ class Runner:
         """One round trip to the device. Raises RuntimeError where it is lost."""
         torch.ones(1, device=self._device).item()
 
-    @torch.inference_mode()
     def run(self, works: Sequence[Work]) -> StepResult:
+        """One step, waited for."""
+        return self.start(works).result()
+
+    @torch.inference_mode()
+    def start(self, works: Sequence[Work]) -> RunningStep:
         """Encode what has to be encoded, then track everything, in as few passes as the memories allow.
 
         Where a pass raises, its items are run one by one, so that one bad item fails alone. Where it is for want of memory, in
         halves, and `max_batch` stays there. Raises RuntimeError where the device itself is lost.
         """
-        encodes: list[Pass] = []
-        tracks: list[Pass] = []
+        encodes: list[EncodePass] = []
+        tracks: list[TrackPass] = []
         refused = self._encode_all(works, encodes)
-        outcomes: dict[int, Found | Refused] = {
+        places: dict[int, Place | Refused] = {
             index: refused[work.slot] for index, work in enumerate(works) if work.slot in refused
         }
         groups: defaultdict[int, list[int]] = defaultdict(list)
         for index, work in enumerate(works):
-            if index not in outcomes:
+            if index not in places:
                 groups[self._pool.online_count(work.slot)].append(index)
         for indices in groups.values():
             found = self._each(partial(self._track, passes=tracks), [works[index] for index in indices])
-            outcomes |= zip(indices, found, strict=True)
-        in_order = tuple(outcomes[index] for index in range(len(works)))
-        return StepResult(in_order, frozenset(refused), step_times(encodes, tracks))
+            places |= zip(indices, found, strict=True)
+        return RunningStep([places[index] for index in range(len(works))], frozenset(refused), encodes, tracks)
 
     def shrink(self) -> bool:
         """Give half of the slots back to the device, and forget all memories. Whether there was anything to give."""
@@ -115,12 +123,20 @@ class Runner:
             return False
         self.slots //= 2
         self.max_batch = min(self.max_batch, self.slots)
-        del self._pool  # first, or there is no room for the smaller one
-        self._pool = _pool(self._config, self.slots, self._device, self._dtype)
+        del self._tracking, self._pool  # first, or there is no room for the smaller one
+        self._make_room()
         _log.warning("out of memory: %d slots are left", self.slots)
         return True
 
-    def _encode_all(self, works: Sequence[Work], passes: list[Pass]) -> dict[int, Refused]:
+    def _make_room(self) -> None:
+        self._pool = _pool(self._config, self.slots, self._device, self._dtype)
+        self._tracking: PooledNetwork = (
+            RecordedNetwork(self._model, self._pool, cuda_recorder())
+            if self._device.type == "cuda"
+            else CalledNetwork(self._network, self._pool)
+        )
+
+    def _encode_all(self, works: Sequence[Work], passes: list[EncodePass]) -> dict[int, Refused]:
         """Write the memories that are new. Gives the slots that could not be written, with the reason."""
         fresh = {work.slot: work for work in works if work.templates}
         groups: defaultdict[int, list[Work]] = defaultdict(list)
@@ -153,48 +169,41 @@ class Runner:
         parts = (requests[start : start + size] for start in range(0, len(requests), size))
         return [outcome for part in parts for outcome in self._each(run, part)]
 
-    def _encode(self, works: Sequence[Work], passes: list[Pass]) -> Sequence[None]:
+    def _encode(self, works: Sequence[Work], passes: list[EncodePass]) -> Sequence[None]:
         marks = marks_of(self._device)
         crops = self._upload([crop for work in works for crop in work.templates], self._config.template_size)
         memory = self._network.encode(rearrange(crops, "(b k) h w c -> b k h w c", b=len(works)))
         self._pool.write([work.slot for work in works], memory)
         marks("encode")
-        passes.append(Pass(len(works), marks))
+        marks.end()
+        passes.append(EncodePass(len(works), marks))
         return [None] * len(works)
 
-    def _track(self, works: Sequence[Work], passes: list[Pass]) -> Sequence[Found]:
+    def _track(self, works: Sequence[Work], passes: list[TrackPass]) -> Sequence[Place]:
         padded = self._pad(works)
         crops = self._upload([work.search for work in padded], self._config.search_size)
-        memory = self._pool.read([work.slot for work in padded])
         marks = marks_of(self._device)
-        prediction = self._network.track(crops, memory, marks)
-        boxes: list[list[float]] = prediction.boxes.tolist()
-        scores: list[float | None] = [None] * len(padded) if prediction.scores is None else prediction.scores.tolist()
-        passes.append(Pass(len(padded), marks))
-        seconds = marks.seconds()
-        backbone = sum(seconds.values()) - seconds["head"]
-        return [
-            Found(CropBox(*box), score, backbone, len(works))
-            for box, score, _ in zip(boxes, scores, works, strict=False)  # without the padding
-        ]
+        boxes, scores = self._tracking.track(crops, [work.slot for work in padded], marks)
+        # Not waited for: they go to pinned memory, in their turn.
+        host_boxes = boxes.to("cpu", non_blocking=True)
+        host_scores = None if scores is None else scores.to("cpu", non_blocking=True)
+        marks.end()
+        passes.append(TrackPass(len(works), len(padded), host_boxes, host_scores, marks))
+        return [Place(passes[-1], row) for row in range(len(works))]
 
     def _pad(self, works: Sequence[Work]) -> list[Work]:
         """The batch in one of the fixed sizes of the device, filled up with its last item."""
         size = next((size for size in self._fixed_sizes if size >= len(works)), len(works))
         return [*works, *[works[-1]] * (size - len(works))]
 
-    def _upload(self, crops: Sequence[bytes], side: int) -> Tensor:
-        """uint8 [B, side, side, 3] on the device."""
-        host = torch.frombuffer(bytearray().join(crops), dtype=torch.uint8)
-        return host.reshape(len(crops), side, side, 3).to(self._device)
-
     def _warm_up(self) -> None:
         """Run each size once, so that the first frame does not pay for what the device sets up on its first use."""
         search, template = bytes(3 * self._config.search_size**2), bytes(3 * self._config.template_size**2)
         with torch.inference_mode():
-            self._encode([Work(0, search, (template, template))], [])
-            for size in self._fixed_sizes or (1, min(2, self.max_batch)):
-                self._track([Work(0, search, ())] * size, [])
+            for online_count in range(1, 1 + self._update_rule.online_size):
+                self._encode([Work(0, search, (template,) * (1 + online_count))], [])
+                for size in self._fixed_sizes or (1, min(2, self.max_batch)):
+                    self._track([Work(0, search, ())] * size, [])
 
 
 def _is_out_of_memory(error: Exception) -> bool:

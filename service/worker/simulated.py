@@ -11,6 +11,8 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from functools import partial
+from typing import NamedTuple
 
 from model.config import VARIANTS, UpdateRule
 from model.geometry import CropBox
@@ -25,6 +27,18 @@ _DEFAULT_SLOTS = 1024
 _LARGEST_STEP = 0.01
 
 _log = logging.getLogger(__name__)
+
+
+class RunningStep(NamedTuple):
+    """A step whose time is not over yet."""
+
+    told: StepResult
+    wait: Callable[[], None]
+
+    def result(self) -> StepResult:
+        """Sleeps until then."""
+        self.wait()
+        return self.told
 
 
 class SimulatedRunner:
@@ -45,7 +59,9 @@ class SimulatedRunner:
         self._clock, self._sleep = clock, sleep
         self.slots = settings.slots or _DEFAULT_SLOTS
         self.max_batch = min(settings.max_batch, self.slots)
+        self.steps_under_way = settings.simulated_steps
         self._memories = [b""] * self.slots
+        self._free_at = 0.0
         _log.warning(
             "SIMULATED DEVICE: no network runs here and every box is made up; a pass takes %g ms, and %g ms for each target",
             settings.simulated_batch_ms, settings.simulated_item_ms,
@@ -73,18 +89,25 @@ class SimulatedRunner:
         return False
 
     def run(self, works: Sequence[Work]) -> StepResult:
+        """One step, waited for."""
+        return self.start(works).result()
+
+    def start(self, works: Sequence[Work]) -> RunningStep:
         """Remember the memories that are new and make up a box for every item, in the time that stands in the settings."""
-        started_at = self._clock()
+        began_at = max(self._free_at, self._clock())
         fresh = {work.slot: work.templates for work in works if work.templates}
         for slot, templates in fresh.items():
             self._memories[slot] = _digest(*templates)
         drawn = [_digest(self._memories[work.slot], work.search) for work in works]
         encode_seconds = len(fresh) * self._item_seconds
         track_seconds = self._batch_seconds + len(works) * self._item_seconds
-        self._sleep(max(0.0, started_at + encode_seconds + track_seconds - self._clock()))
+        self._free_at = began_at + encode_seconds + track_seconds
         outcomes = tuple(Found(self._box(each), self._score(each), track_seconds, len(works)) for each in drawn)
         times = StepTimes(len(works), {"all": track_seconds}, 0.0, len(fresh), encode_seconds)
-        return StepResult(outcomes, frozenset(), times)
+        return RunningStep(StepResult(outcomes, frozenset(), times), partial(self._wait_until, self._free_at))
+
+    def _wait_until(self, moment: float) -> None:
+        self._sleep(max(0.0, moment - self._clock()))
 
     def _box(self, drawn: bytes) -> CropBox:
         """As large as the target was, and a little aside."""

@@ -23,14 +23,14 @@ class Lease(NamedTuple):
 class _Entry:
     slot: int
     holders: set[int] = field(default_factory=set)
-    pinned: bool = False
+    leases: int = 0
 
 
 class SlotTable:
     """Slots by memory key. A key is in use while a connection holds it; equal crops of several connections share a slot.
 
     When all slots are in use, the memory that was used longest ago goes, held or not: its front is told so when it next
-    asks (`MemoryMissing`) and sends the crops again. One batch is on the device at a time, so there is one lease at a time.
+    asks (`MemoryMissing`) and sends the crops again. There may be a lease for every batch that the device has been asked for.
     """
 
     def __init__(self, slots: int) -> None:
@@ -53,23 +53,24 @@ class SlotTable:
         Raises RuntimeError where there are more different keys than slots.
         """
         fresh = frozenset(key for key, _ in wanted if key not in self._entries)
-        for key, _ in wanted:
+        keys = dict.fromkeys(key for key, _ in wanted)
+        for key in keys:
             if key not in fresh:
-                self._entries[key].pinned = True
+                self._entries[key].leases += 1
         evictions = max(0, len(fresh) - len(self._free))
         for _ in range(evictions):
             self._evict()
         for key in fresh:
-            self._entries[key] = _Entry(self._free.pop(), pinned=True)
+            self._entries[key] = _Entry(self._free.pop(), leases=1)
         for key, connection in wanted:
             self._entries[key].holders.add(connection)
             self._entries.move_to_end(key)
-        return Lease({key: self._entries[key].slot for key, _ in wanted}, fresh, evictions)
+        return Lease({key: self._entries[key].slot for key in keys}, fresh, evictions)
 
     def unpin(self, lease: Lease, unwritten: Iterable[bytes] = ()) -> None:
         """Give a lease back. `unwritten` are the fresh keys whose memory could not be made; they are forgotten."""
         for key in lease.slots:
-            self._entries[key].pinned = False
+            self._entries[key].leases -= 1
         for key in unwritten:
             self._entries[key].holders.clear()
         for key in lease.slots:
@@ -87,12 +88,12 @@ class SlotTable:
             self.release(key, connection)
 
     def _evict(self) -> None:
-        oldest = next((key for key, entry in self._entries.items() if not entry.pinned), None)
+        oldest = next((key for key, entry in self._entries.items() if not entry.leases), None)
         if oldest is None:
             raise RuntimeError(f"a batch has more memories than the {len(self._entries)} slots")
         self._free.append(self._entries.pop(oldest).slot)
 
     def _free_unheld(self, key: bytes) -> None:
         entry = self._entries[key]
-        if not entry.holders and not entry.pinned:
+        if not entry.holders and not entry.leases:
             self._free.append(self._entries.pop(key).slot)

@@ -50,11 +50,22 @@ class StepResult(NamedTuple):
     times: StepTimes
 
 
+class Step(Protocol):
+    """A batch that the device has been asked for."""
+
+    def result(self) -> StepResult:
+        """Waits for the device. Raises RuntimeError where it is lost."""
+
+
 class DeviceRunner(Protocol):
-    """What the worker needs of whatever runs its batches: the network (`runner.py`), or a stand-in for it (`simulated.py`)."""
+    """What the worker needs of whatever runs its batches: the network (`runner.py`), or a stand-in for it (`simulated.py`).
+
+    `steps_under_way`: steps that may be asked for before the first of them is waited for.
+    """
 
     slots: int
     max_batch: int
+    steps_under_way: int
 
     def hello(self) -> Hello:
         """What a front needs to know of this worker."""
@@ -65,8 +76,8 @@ class DeviceRunner(Protocol):
     def ping(self) -> None:
         """One round trip to the device. Raises RuntimeError where it is lost."""
 
-    def run(self, works: Sequence[Work]) -> StepResult:
-        """One step. Raises RuntimeError where the device is lost."""
+    def start(self, works: Sequence[Work]) -> Step:
+        """Ask the device for one step. The device takes steps in their order. Raises RuntimeError where it is lost."""
 
     def shrink(self) -> bool:
         """Give half of the slots back to the device, and forget all memories. Whether there was anything to give."""

@@ -1,8 +1,9 @@
 """The worker: owns one device and serves the fronts that connect to its socket. What runs on the device is passed in.
 
 Readers, one thread per front, put what arrives into the queue. The main thread owns the device and repeats one step:
-take a batch, pin its slots, run it, send the answers. One condition variable guards the queue and the slots; the device
-runs without it. The process holds nothing that cannot be derived again, so it ends at once: on SIGTERM, when its standard
+take a batch, pin its slots, ask the device for it, send the answers. Where the device works by itself (a GPU), the next batch
+is asked for before the answers of the last have come. One condition variable guards the queue and the slots; the device runs
+without it. The process holds nothing that cannot be derived again, so it ends at once: on SIGTERM, when its standard
 input ends (its parent is gone), when its device is lost.
 """
 
@@ -13,10 +14,10 @@ import socket
 import sys
 import threading
 import time
-from collections import defaultdict
-from collections.abc import Callable
+from collections import defaultdict, deque
+from collections.abc import Callable, Collection
 from pathlib import Path
-from typing import NoReturn
+from typing import NamedTuple, NoReturn
 
 from service import logs
 from service.child import EXIT_BAD_SETTINGS, begin
@@ -40,11 +41,21 @@ from service.messages import (
 from service.pulse import Pulse
 from service.worker.scheduler import Batch, Scheduler, Waiting
 from service.worker.slots import Lease, SlotTable
-from service.worker.work import DeviceRunner, Found, Refused, StepTimes, Work
+from service.worker.work import DeviceRunner, Found, Refused, Step, StepTimes, Work
 
 _MAX_WAITING = 1024
 
 _log = logging.getLogger(__name__)
+
+
+class _UnderWay(NamedTuple):
+    """A batch that the device has been asked for. `spoiled`: memories that a step before it was to write and could not."""
+
+    batch: Batch
+    lease: Lease
+    step: Step
+    started_at: float
+    spoiled: set[bytes]
 
 
 class Worker:
@@ -64,6 +75,7 @@ class Worker:
         self._table = SlotTable(runner.slots)
         self._links: dict[int, FrontLink] = {}
         self._pings: list[tuple[int, Ping]] = []
+        self._under_way: deque[_UnderWay] = deque()
 
     @property
     def slots_in_use(self) -> int:
@@ -119,9 +131,14 @@ class Worker:
             self._changed.notify_all()
 
     def step(self) -> None:
-        """Wait until there is something to do, and do one batch of it. Raises RuntimeError where the device is lost."""
+        """Ask the device for a batch of what waits; answer the oldest one where the device has enough to do, or nothing waits.
+
+        Waits until there is something of either. Raises RuntimeError where the device is lost.
+        """
+        if self._under_way and not self._has_slots_for_another():
+            self._finish()
         with self._changed:
-            self._changed.wait_for(lambda: len(self._scheduler) or self._pings)
+            self._changed.wait_for(lambda: len(self._scheduler) or self._pings or self._under_way)
             batch = self._scheduler.next_batch(self._table.holds, self._clock())
             lease = self._table.pin([(each.item.memory_key, each.connection) for each in batch.items])
             pings, self._pings = self._pings, []
@@ -131,26 +148,53 @@ class Worker:
         for expired in batch.expired:
             self._send(expired.connection, Expired(expired.item.item_id))
         if batch.items:
-            self._run(batch, lease)
+            self._start(batch, lease)
+        if self._under_way and (not batch.items or len(self._under_way) >= self._runner.steps_under_way):
+            self._finish()
         for connection, ping in pings:
             with self._pulse.step():
                 self._runner.ping()
             self._send(connection, Pong(ping.ping_id, self.slots_in_use))
 
-    def _run(self, batch: Batch, lease: Lease) -> None:
+    def _has_slots_for_another(self) -> bool:
+        """Whether another batch can have its slots beside those that are under way."""
+        return (1 + len(self._under_way)) * self._runner.max_batch <= self._runner.slots
+
+    def _start(self, batch: Batch, lease: Lease) -> None:
         started_at = self._clock()
         self._announce(batch)
         with self._pulse.step():
-            result = self._runner.run([_work(each, lease) for each in batch.items])
+            step = self._runner.start([_work(each, lease) for each in batch.items])
+        self._scheduler.max_batch = self._runner.max_batch
+        self._under_way.append(_UnderWay(batch, lease, step, started_at, set()))
+
+    def _finish(self) -> None:
+        """Wait for the oldest step, and answer its items."""
+        batch, lease, step, started_at, spoiled = self._under_way.popleft()
+        with self._pulse.step():
+            result = step.result()
+        unwritten = {key for key, slot in lease.slots.items() if slot in result.unwritten}
         with self._changed:
-            self._table.unpin(lease, [key for key, slot in lease.slots.items() if slot in result.unwritten])
-        is_smaller = any(isinstance(each, Refused) and each.is_for_memory for each in result.outcomes) and self._shrink()
+            self._table.unpin(lease, unwritten)
+        is_for_memory = any(isinstance(each, Refused) and each.is_for_memory for each in result.outcomes)
+        if unwritten or is_for_memory:
+            self._finish_all(unwritten)
+        is_smaller = is_for_memory and self._shrink()
         self._scheduler.max_batch = self._runner.max_batch
         for waiting, outcome in zip(batch.items, result.outcomes, strict=True):
-            self._send(waiting.connection, _reply(waiting.item, outcome, started_at, is_smaller=is_smaller))
+            is_lost = waiting.item.memory_key in spoiled
+            reply = MemoryMissing(waiting.item.item_id) if is_lost else _reply(waiting.item, outcome, started_at, is_smaller)
+            self._send(waiting.connection, reply)
         stats = _stats(len(batch.items), result.times, self.slots_in_use, lease.evictions)
         for link in self._fronts().values():
             link.send(stats)
+
+    def _finish_all(self, unwritten: Collection[bytes]) -> None:
+        """The steps behind one that could not write these memories: they took them for written."""
+        for later in self._under_way:
+            later.spoiled.update(unwritten)
+        while self._under_way:
+            self._finish()
 
     def _shrink(self) -> bool:
         """Fewer slots, none of them in use. Whether that may help."""
@@ -182,7 +226,7 @@ def _work(waiting: Waiting, lease: Lease) -> Work:
     return Work(lease.slots[key], waiting.item.search, waiting.item.templates if key in lease.fresh else ())
 
 
-def _reply(item: TrackItem, outcome: Found | Refused, started_at: float, *, is_smaller: bool) -> Message:
+def _reply(item: TrackItem, outcome: Found | Refused, started_at: float, is_smaller: bool) -> Message:
     if isinstance(outcome, Refused):
         # With fewer slots there is room to try it again, once it comes with its templates.
         return MemoryMissing(item.item_id) if outcome.is_for_memory and is_smaller else Failed(item.item_id, outcome.message)
