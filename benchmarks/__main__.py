@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import arithmetic, decoding, service, sessions, sharing, speedup, watching
+from benchmarks import arithmetic, decoding, gpu, service, sessions, sharing, speedup, watching
 from benchmarks.timing import CLOCKS, Figure, Options
 from service.cpu import usable_cores
 
@@ -17,6 +17,7 @@ BENCHMARKS: dict[str, Callable[[Options], dict[str, Figure]]] = {
     "speedup": speedup.measure,
     "arithmetic": arithmetic.measure,
     "sessions": sessions.measure,
+    "gpu": gpu.measure,
     "service": service.measure,
     "decoding": decoding.measure,
     "watching": watching.measure,

@@ -1,19 +1,25 @@
 """The benchmarks measure what they say: both sides do the same work, in turn. No test looks at a time."""
 
 import itertools
+from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
+import tiny
 import torch
 
-from benchmarks import original
+from benchmarks import gpu, original
 from benchmarks.arithmetic import count_flops
 from benchmarks.chart import HEIGHT, LINE, WIDTH, draw
 from benchmarks.growth import Point
+from benchmarks.runners import tracked_targets
 from benchmarks.timing import Figure, Options, ratio, seconds_in_turn
 from model.config import VARIANTS
 from model.layers import fold_batch_norms
 from model.mixformer import MixFormer
+from service.worker.runner import Runner
+from service.worker.work import Step, Work
 
 
 def small_network(name: str) -> MixFormer:
@@ -83,3 +89,21 @@ def test_a_figure_is_a_median(values: list[float], median: float) -> None:
     figure = Figure.of(values, "frames/s")
     assert figure.value == median
     assert figure.raw == {"frames/s": values}
+
+
+def test_every_session_has_its_turn_in_full_batches(tiny_weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    runner = Runner(tiny.settings(tiny_weights, slots=3, max_batch=2))
+    batches: list[list[int]] = []
+    start = runner.start
+    targets = tracked_targets(runner, 3)
+    monkeypatch.setattr(gpu, "ROUNDS", 2)
+
+    def noted(works: Sequence[Work]) -> Step:
+        batches.append([work.slot for work in works])
+        return start(works)
+
+    monkeypatch.setattr(runner, "start", noted)
+    assert gpu.frames_per_second(runner, targets) > 0
+    assert batches == [[0, 1], [2]] * 2
+    figures = gpu.measure_runner("tiny", runner, (1, 3), Options(2, "wall", 1))
+    assert sorted(figures) == ["tiny_gpu_fps_1", "tiny_gpu_fps_3", "tiny_gpu_ms_one"]
