@@ -4,6 +4,8 @@ from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 
 MAX_ONLINE_TEMPLATES = 5
+# Four years at 30 frames/s: "never" for a rule, and a number that every message can hold.
+MAX_RULE_FRAMES = 2**32 - 1
 
 
 class Family(StrEnum):
@@ -88,12 +90,11 @@ class UpdateRule:
     lost_after: int = 5
 
     def __post_init__(self) -> None:
-        if self.update_interval < 1:
-            raise ValueError(f"update_interval {self.update_interval} is below 1")
+        for name, frames in (("update_interval", self.update_interval), ("lost_after", self.lost_after)):
+            if not 1 <= frames <= MAX_RULE_FRAMES:
+                raise ValueError(f"{name} {frames} is outside 1 to {MAX_RULE_FRAMES}")
         if not 1 <= self.online_size <= MAX_ONLINE_TEMPLATES:
             raise ValueError(f"online_size {self.online_size} is outside 1 to {MAX_ONLINE_TEMPLATES}")
-        if self.lost_after < 1:
-            raise ValueError(f"lost_after {self.lost_after} is below 1")
         for name, value in asdict(self).items():
             if isinstance(value, float) and not 0.0 <= value <= 1.0:
                 raise ValueError(f"{name} {value:g} is outside 0 to 1")

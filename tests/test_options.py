@@ -14,7 +14,7 @@ from service.front.calls.options import granted_options
 @pytest.mark.parametrize(
     ("asked", "words"),
     [
-        (pb.SessionOptions(update_interval_frames=0), "update_interval_frames 0 is below 1"),
+        (pb.SessionOptions(update_interval_frames=0), "update_interval_frames 0 is outside 1 to 4294967295"),
         (pb.SessionOptions(online_templates=99), "online_templates 99 is outside 1 to 5"),
         (pb.SessionOptions(candidate_score_threshold=2), "candidate_score_threshold 2 is outside 0 to 1"),
         (pb.SessionOptions(score_decay=-1), "score_decay -1 is outside 0 to 1"),

@@ -86,6 +86,7 @@ WRONG = [
     ("next_replaced", 1),
     ("next_replaced", -1),
     ("frames", -1),
+    ("report", [[0.0, 0.0, 5.0, 5.0], 0.5, 1, 2**31, False]),
     ("best_score", float("nan")),
     ("template", b"unknown"),
     ("template", 5),
@@ -98,6 +99,15 @@ async def test_numbers_that_tracking_cannot_lead_to_are_refused(name: str, value
     state = msgspec.msgpack.decode(snapshot.state)
     state["session"]["targets"]["a"][name] = value
     with pytest.raises(SnapshotError):
+        SNAPSHOTS.read(msgspec.msgpack.encode(state), pictures(snapshot))
+
+
+@pytest.mark.parametrize("name", ["update_interval", "lost_after"])
+async def test_a_rule_that_no_message_can_hold_is_refused(name: str) -> None:
+    snapshot = SNAPSHOTS.take(await tracked(1))
+    state = msgspec.msgpack.decode(snapshot.state)
+    state["session"]["options"]["rule"][name] = 2**32
+    with pytest.raises(SnapshotError, match=f"{name} 4294967296 is outside 1 to 4294967295"):
         SNAPSHOTS.read(msgspec.msgpack.encode(state), pictures(snapshot))
 
 

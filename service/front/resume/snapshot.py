@@ -27,7 +27,8 @@ _CHANNELS = 3
 # Of a variant that a message names.
 _NAME_CHARACTERS = 64
 _REASON_CHARACTERS = 300
-_LARGEST_COUNT = 2**32 - 1
+# They go on to grow, and the API's counts end at twice that.
+_LARGEST_COUNT = 2**31 - 1
 _LARGEST_NUMBER = 2**64 - 1
 
 Crops = Mapping[bytes, Image]
