@@ -41,9 +41,12 @@ class _Sent:
     payload: Payload
     commands: Sequence[pb.TargetCommand]
     is_answered: bool = False
+    # Whether it has the server see to it that the targets are there.
+    is_ensuring: bool = False
 
     def request(self, ensured: Sequence[pb.TargetCommand]) -> pb.TrackStreamRequest:
         """The message, made when it is sent: what is kept is the caller's bytes and no copy."""
+        self.is_ensuring = bool(ensured)
         return pb.TrackStreamRequest(frame=to_frame(self.number, self.payload), targets=[*ensured, *self.commands])
 
 
@@ -75,7 +78,8 @@ class ClientSession:
         self._kept: deque[_Sent] = deque()
         self._unsent: deque[_Sent] = deque()
         self._expected: deque[_Sent] = deque()
-        self._is_unsure = False
+        # From when on a frame is to see to it that the targets are there; None while they are known to be.
+        self._ensure_at: float | None = None
 
     async def __aenter__(self) -> Self:
         self._stream = await self._client.open_stream(self._config())
@@ -148,9 +152,11 @@ class ClientSession:
                     await self._resume(stream, error)
 
     def _ensured(self) -> list[pb.TargetCommand]:
-        """The first frame of a stream that was opened again sees to it that the targets are there."""
-        is_unsure, self._is_unsure = self._is_unsure, False
-        return [pb.TargetCommand(target_id=name, ensure=box) for name, box in self._boxes.items()] if is_unsure else []
+        """The first frame of a stream that was opened again sees to it that the targets are there; if refused, a later one does."""
+        if self._ensure_at is None or time.monotonic() < self._ensure_at:
+            return []
+        self._ensure_at = None
+        return [pb.TargetCommand(target_id=name, ensure=box) for name, box in self._boxes.items()]
 
     def _is_news(self, result: pb.FrameResult) -> bool:
         """Take in a result; whether it is the first one of its frame."""
@@ -159,6 +165,10 @@ class ClientSession:
         self._broken_at = None
         if result.outcome == pb.FRAME_OUTCOME_PROCESSED:
             self._boxes = {target.target_id: target.box for target in result.targets}
+        elif sent.is_ensuring:
+            pause = result.error.retry_delay.ToTimedelta().total_seconds()
+            # Unequal pauses again: who was refused together must not come back together.
+            self._ensure_at = time.monotonic() + pause * random.uniform(1.0, 1.5)
         self._forget(down_to=MAX_KEPT if self._patience else 0)
         return is_news
 
@@ -203,7 +213,7 @@ class ClientSession:
     def _go_on(self, session: pb.Session) -> None:
         """Have sent again what this server has not seen. One that knows no target begins at the first unanswered frame."""
         self.times_resumed += 1
-        self._is_unsure = True
+        self._ensure_at = time.monotonic()
         seen = session.last_frame_number if session.HasField("last_frame_time") else -1
         is_continued = bool(session.targets)
         self.times_begun_anew += bool(self._boxes) and not is_continued

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import grpc
+from google.protobuf.duration_pb2 import Duration
 
 from mixformer.tracking.v1 import tracking_pb2 as pb
 
@@ -27,6 +28,9 @@ class FakeService:
         self.fails_left = fails_times
         self.token_every = token_every
         self.refuses_tokens = False
+        # So many frames with `ensure` are refused as OVERLOADED, to be tried again after `retry`.
+        self.refusals_left = 0
+        self.retry = Duration()
         self.configs: list[pb.StreamConfig] = []
         self.requests: list[pb.TrackStreamRequest] = []
         self.outcomes: dict[int, pb.FrameOutcome.ValueType] = {}
@@ -50,6 +54,10 @@ class FakeService:
         boxes = {each.target_id: each.box for each in session.targets}
         for request in requests:
             self.requests.append(request)
+            if self.refusals_left and any(each.HasField("ensure") for each in request.targets):
+                self.refusals_left -= 1
+                yield pb.TrackStreamResponse(result=_rejected(request.frame.frame_number, "OVERLOADED", self.retry))
+                continue
             for command in request.targets:
                 if command.HasField("initialize") or command.target_id not in boxes:
                     boxes[command.target_id] = command.initialize if command.HasField("initialize") else command.ensure
@@ -58,6 +66,8 @@ class FakeService:
                 self.fails_left -= 1
                 context.abort(grpc.StatusCode.UNAVAILABLE, "draining")
             result = self._result(request.frame, boxes)
+            if not boxes:
+                result = _rejected(request.frame.frame_number, "NO_TARGET")
             yield pb.TrackStreamResponse(result=result)
             if self.token_every and result.frame_number % self.token_every == 0:
                 yield pb.TrackStreamResponse(resume_token=_token(result))
@@ -84,6 +94,11 @@ class FakeService:
         if self.delete_fails is not None:
             context.abort(self.delete_fails, "not deleted")
         return pb.DeleteSessionResponse()
+
+
+def _rejected(number: int, reason: str, retry: Duration | None = None) -> pb.FrameResult:
+    error = pb.FrameError(reason=reason, retry_delay=retry)
+    return pb.FrameResult(frame_number=number, outcome=pb.FRAME_OUTCOME_REJECTED, error=error)
 
 
 def _token(result: pb.FrameResult) -> pb.ResumeToken:

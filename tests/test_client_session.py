@@ -96,6 +96,35 @@ async def test_without_a_token_the_session_begins_anew_from_its_last_box() -> No
     assert list(service.requests[5].targets) == []
 
 
+async def ensured_until_processed(service: FakeService, most: int) -> list[bool]:
+    """Whether each frame carried `ensure`, from the one on that breaks the stream, until one is processed; at most so many."""
+    service.fails_at, service.fails_left = 1, 1
+    with listening(service) as server:
+        async with TrackingClient(server) as client, ClientSession(client, pb.SessionOptions()) as session:
+            assert await answers(session, range(1)) == [0]
+            for number in range(1, most + 1):
+                await session.send(number, b"picture")
+                if (await session.receive()).outcome == pb.FRAME_OUTCOME_PROCESSED:
+                    break
+    broken = next(at for at, request in enumerate(service.requests) if request.frame.frame_number == 1)
+    return [list(request.targets) == SURE for request in service.requests[broken + 1 :]]
+
+
+async def test_where_there_is_no_room_for_the_targets_they_are_asked_for_again_as_soon_as_was_said() -> None:
+    service = FakeService()
+    service.refusals_left = 2
+    service.retry.FromMilliseconds(1)
+    sent = await ensured_until_processed(service, most=100_000)
+    assert (sent.count(True), sent[0], sent[-1]) == (3, True, True)
+
+
+async def test_where_there_is_no_room_for_the_targets_they_are_not_asked_for_sooner_than_was_said() -> None:
+    service = FakeService()
+    service.refusals_left = 1
+    service.retry.FromSeconds(3600)
+    assert await ensured_until_processed(service, most=5) == [True, False, False, False, False]
+
+
 async def test_a_token_that_is_refused_is_not_sent_again() -> None:
     service = FakeService(fails_at=3, fails_times=1, token_every=1)
     service.refuses_tokens = True
