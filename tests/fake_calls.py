@@ -7,20 +7,23 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 import pytest
-from fake_front import BOX, GOOD, Bench
+from fake_front import BOX, GOOD, Bench, until
 from google.rpc import error_details_pb2
 from grpc import aio
 from grpc_status import rpc_status
 
 from mixformer.tracking.v1 import tracking_pb2 as pb
 from mixformer.tracking.v1.tracking_pb2_grpc import TrackingServiceStub, add_TrackingServiceServicer_to_server
+from service.errors import ServiceError
 from service.front.calls.malformed import Malformed
 from service.front.calls.servicer import TrackingServicer
+from service.front.frames import Frame
+from service.front.tracking.budget import Decoded
+from service.front.tracking.session import Session
 
 if TYPE_CHECKING:  # it exists for type checkers alone
     from mixformer.tracking.v1.tracking_pb2_grpc import TrackingServiceAsyncStub
 
-PROCESSED, DROPPED, REJECTED = pb.FRAME_OUTCOME_PROCESSED, pb.FRAME_OUTCOME_DROPPED, pb.FRAME_OUTCOME_REJECTED
 WHERE = pb.BoundingBox(x=BOX.x, y=BOX.y, width=BOX.width, height=BOX.height)
 START = pb.TargetCommand(initialize=WHERE)
 ENSURE = pb.TargetCommand(ensure=WHERE)
@@ -44,6 +47,30 @@ class Service:
         await call.write(pb.TrackStreamRequest(config=pb.StreamConfig(**config)))
         assert (await event(call)).HasField("session")
         return call
+
+    async def begin(self, **config: Any) -> Call:
+        """A stream whose first frame, number 0, has started a target and has its result."""
+        call = await self.open(**config)
+        await send(call, 0, START)
+        await result(call)
+        return call
+
+    async def hold_up(self, call: Call, number: int) -> None:
+        """Send a frame that the device does not answer, nor any after it, until the engine's gate is set."""
+        self.engine.gate.clear()
+        await send(call, number)
+        await until(lambda: self.engine.waiting == 1)
+
+    def room_for_decoding(self, patch: pytest.MonkeyPatch) -> asyncio.Event:
+        """Set once there is room; until then every frame waits for it."""
+        room, prepare = asyncio.Event(), self.bench.front.tracker.prepare
+
+        async def when_there_is_room(session: Session, frame: Frame) -> Decoded | ServiceError:
+            await room.wait()
+            return await prepare(session, frame)
+
+        patch.setattr(self.bench.front.tracker, "prepare", when_there_is_room)
+        return room
 
     async def track(self, session_id: str, number: int, *commands: pb.TargetCommand) -> pb.FrameResult:
         """One frame in a call of its own."""

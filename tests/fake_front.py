@@ -22,12 +22,15 @@ from service.front.tracking.admission import Admission
 from service.front.tracking.budget import DecodePool
 from service.front.tracking.session import Clock, Session
 from service.front.tracking.step import FrameTracker
-from service.front.workers.engine import Answer, MemorySource
 from service.front.workers.fleet import Owner
+from service.front.workers.items import Answer
+from service.front.workers.memories import MemorySource
 from service.messages import PROTOCOL_VERSION, Hello
 
+PROCESSED, DROPPED, REJECTED = pb.FRAME_OUTCOME_PROCESSED, pb.FRAME_OUTCOME_DROPPED, pb.FRAME_OUTCOME_REJECTED
 CONFIG = VARIANTS["mixvit_tiny"]
 BOX = Box(100.0, 80.0, 40.0, 40.0)
+ELSEWHERE = Box(200.0, 120.0, 40.0, 40.0)
 STILL = CropBox(0.5, 0.5, 1 / CONFIG.search_factor, 1 / CONFIG.search_factor)
 
 HELLO = Hello(
@@ -149,3 +152,8 @@ async def until(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(5):
         while not condition():
             await asyncio.sleep(0.001)
+
+
+def boxes(result: pb.FrameResult) -> dict[str, Box]:
+    """The boxes of a result, by target."""
+    return {each.target_id: Box(each.box.x, each.box.y, each.box.width, each.box.height) for each in result.targets}

@@ -4,6 +4,11 @@ import asyncio
 from pathlib import Path
 from typing import TypeVar
 
+from tiny import FakeTarget
+
+from service.errors import ServiceError
+from service.front.workers.engine import Engine
+from service.front.workers.items import Answer
 from service.messages import (
     PROTOCOL_VERSION,
     Hello,
@@ -82,3 +87,16 @@ class ScriptedWorker:
             for body in split(received):
                 self._heard.put_nowait(decode_to_worker(body))
         self.left.set()
+
+
+def submit(engine: Engine, target: FakeTarget, crop: bytes = b"\x40crop", client: str = "alice") -> asyncio.Task[Answer]:
+    """A crop that goes to the engine."""
+    return asyncio.create_task(engine.submit(client, target, crop))
+
+
+async def fate(task: asyncio.Task[Answer]) -> Answer | ServiceError:
+    """How a submit ended."""
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        (outcome,) = await asyncio.gather(task, return_exceptions=True)
+    assert isinstance(outcome, Answer | ServiceError), outcome
+    return outcome

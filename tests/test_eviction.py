@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import tiny
-from test_worker import Attached, item
+from attached import Attached, item
 
 from service.messages import MemoryMissing, Ping, Pong, Predicted, ToFront
 from service.pulse import Pulse

@@ -13,9 +13,9 @@ import pytest_asyncio
 from scripted_worker import HELLO, PATIENCE_SECONDS, ScriptedWorker
 from tiny import FakeTarget, Observed
 
-from service.front.workers.engine import Answer
 from service.front.workers.fleet import Fleet
 from service.front.workers.hello import WorkerChanged
+from service.front.workers.items import Answer
 from service.messages import BatchStarted, Message, Ping, Pong, Release, TrackItem
 
 

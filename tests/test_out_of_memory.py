@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import tiny
 import torch
-from test_worker import Attached, item
+from attached import Attached, item
 
 from model.compiled import CompiledMixFormer
 from model.mixformer import MixFormer

@@ -11,7 +11,7 @@ import msgspec
 import pytest
 import pytest_asyncio
 from fake_calls import START, Call, Service, event, reason, result, send, serving
-from fake_front import GOOD, bench, start, until
+from fake_front import GOOD, bench, start
 from grpc import aio
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -107,9 +107,7 @@ async def token(call: Call) -> pb.ResumeToken:
 
 async def given_one(service: Service, **config: object) -> pb.ResumeToken:
     """The token of a new session `cam` after its first frame."""
-    call = await service.open(session_id="cam", options=WANTED, **config)
-    await send(call, 0, START)
-    await result(call)
+    call = await service.begin(session_id="cam", options=WANTED, **config)
     return await token(call)
 
 
@@ -132,9 +130,7 @@ async def test_a_token_comes_when_a_template_changes_and_every_few_seconds(place
 
 async def test_who_did_not_ask_gets_none(place: Place) -> None:
     service = await place.server()
-    call = await service.open()
-    await send(call, 0, START)
-    await result(call)
+    call = await service.begin()
     await call.done_writing()
     assert await call.read() is aio.EOF
 
@@ -181,12 +177,8 @@ async def test_single_frames_take_and_give_tokens(place: Place) -> None:
 
 async def test_draining_gives_every_stream_its_last_token_after_the_frames_in_hand(place: Place) -> None:
     here, there = await place.server(), await place.server()
-    call = await here.open(session_id="cam")
-    await send(call, 0, START)
-    await result(call)
-    here.engine.gate.clear()
-    await send(call, 1)
-    await until(lambda: here.engine.waiting == 1)
+    call = await here.begin(session_id="cam")
+    await here.hold_up(call, 1)
     draining = asyncio.create_task(here.servicer.drain(30.0))
     assert (await event(call)).draining.deadline.seconds == 30
     here.engine.gate.set()
@@ -255,9 +247,7 @@ async def test_a_token_over_the_limit_is_neither_taken_nor_given(place: Place) -
     service, small = await place.server(), await place.server(limits=Limits(max_resume_token_bytes=2048))
     good = (await given_one(service)).token
     assert await refusal(small, good) == (grpc.StatusCode.INVALID_ARGUMENT, "RESUME_TOKEN_TOO_LARGE")
-    call = await small.open(options=WANTED)
-    await send(call, 0, START)
-    await result(call)
+    call = await small.begin(options=WANTED)
     await call.done_writing()
     assert await call.read() is aio.EOF
     assert scrape(small.bench.metrics)["resume_tokens_withheld_total"] == 1

@@ -16,7 +16,8 @@ from tiny import FakeTarget, Observed
 
 from service.config import ServeSettings, SettingsError
 from service.errors import PoisonedFrame
-from service.front.workers.engine import Answer, Engine
+from service.front.workers.engine import Engine
+from service.front.workers.items import Answer
 from service.keeper import Backoff
 from service.server import Server, serve
 

@@ -3,8 +3,6 @@
 import asyncio
 import re
 import signal
-import subprocess
-import sys
 import urllib.request
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
@@ -12,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import grpc
-import msgspec
 import pytest
 import pytest_asyncio
 from google.protobuf.descriptor_pool import DescriptorPool
@@ -21,13 +18,11 @@ from grpc_health.v1 import health_pb2
 from grpc_health.v1.health_pb2_grpc import HealthStub
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 from pictures import encoded, jpeg_claiming, scene
-from processes import Running, child, service
-from scripted_worker import HELLO, ScriptedWorker
+from processes import Running, service
 
 from mixformer.tracking.v1 import tracking_pb2 as pb
 from mixformer.tracking.v1.tracking_pb2_grpc import TrackingServiceStub
 from service.config import Limits, ServeSettings
-from service.messages import Ping, Pong
 
 if TYPE_CHECKING:  # it exists for type checkers alone
     from mixformer.tracking.v1.tracking_pb2_grpc import TrackingServiceAsyncStub
@@ -221,23 +216,6 @@ def reflected(address: str) -> list[str]:
         return list(database.get_services())
 
 
-async def test_a_front_is_announced_once_health_says_serving(tmp_path: Path) -> None:
-    worker = ScriptedWorker(tmp_path / "none.sock")
-    await worker.start()
-    with child("service.front.frontend", alone(tmp_path)) as front:
-        assert front.stdout is not None
-        announced = asyncio.create_task(asyncio.to_thread(front.stdout.readline))
-        ping = await worker.hear(Ping)
-        assert not announced.done()
-        worker.say(Pong(ping.ping_id, 0))
-        address = (await announced).decode().split()[1]
-        async with aio.insecure_channel(address) as connected:
-            health: Any = HealthStub(connected)
-            answer = await health.Check(health_pb2.HealthCheckRequest())
-        assert answer.status == health_pb2.HealthCheckResponse.SERVING
-    await worker.stop()
-
-
 async def test_sigterm_ends_the_front_after_the_frames_in_hand(tiny_weights: Path, tmp_path: Path) -> None:
     with service(tiny_weights, tmp_path, replace(SETTINGS, grace_seconds=20)) as started:
         async with aio.insecure_channel(started.address) as connected:
@@ -250,60 +228,3 @@ async def test_sigterm_ends_the_front_after_the_frames_in_hand(tiny_weights: Pat
             assert isinstance(event, pb.TrackStreamResponse) and event.draining.deadline.seconds == 20
             assert await call.code() is grpc.StatusCode.UNAVAILABLE
         assert await asyncio.to_thread(started.front.wait, ENDS_SECONDS) == 0
-
-
-def alone(folder: Path, listen: str = "127.0.0.1:0", metrics: str = "127.0.0.1:0") -> ServeSettings:
-    """Settings of a front whose worker never comes."""
-    return replace(SETTINGS, listen=listen, metrics=metrics, worker_socket=str(folder / "none.sock"))
-
-
-@pytest.mark.parametrize("name", ["listen", "metrics"])
-def test_a_taken_port_ends_the_start_with_its_name(running: Running, name: str, tmp_path: Path) -> None:
-    taken = {"listen": running.address, "metrics": running.metrics.split("/")[2]}[name]
-    ports = {"listen": "127.0.0.1:0", "metrics": "127.0.0.1:0"} | {name: taken}
-    with child("service.front.frontend", alone(tmp_path, **ports)) as front:
-        assert front.wait(ENDS_SECONDS) == 1
-        assert front.stderr is not None
-        errors = front.stderr.read().decode()
-    assert f"{name}={taken}: the port cannot be opened" in errors
-    assert "Traceback" not in errors
-
-
-def test_a_front_without_a_worker_can_be_ended(tmp_path: Path) -> None:
-    with child("service.front.frontend", alone(tmp_path)) as front:
-        assert front.stderr is not None
-        front.stderr.readline()  # the metrics are up
-        front.send_signal(signal.SIGTERM)
-        assert front.wait(ENDS_SECONDS) == 0
-
-
-async def test_a_front_ends_when_its_worker_comes_back_with_another_network(tmp_path: Path) -> None:
-    worker = ScriptedWorker(tmp_path / "none.sock")
-    await worker.start()
-    with child("service.front.frontend", alone(tmp_path)) as front:
-        ping = await worker.hear(Ping)
-        worker.say(Pong(ping.ping_id, 0))
-        assert front.stdout is not None and front.stderr is not None
-        assert (await asyncio.to_thread(front.stdout.readline)).startswith(b"READY")
-        worker.restart_with(msgspec.structs.replace(HELLO, weights_sha256="other"))
-        assert await asyncio.to_thread(front.wait, ENDS_SECONDS) == 1
-        last = front.stderr.read().decode().splitlines()[-1]
-    assert last == "a worker runs something else than the first: weights_sha256 '' is now 'other'"
-    await worker.stop()
-
-
-def test_a_front_ends_with_its_parent(tmp_path: Path) -> None:
-    with child("service.front.frontend", alone(tmp_path)) as front:
-        front.communicate(timeout=ENDS_SECONDS)
-        assert front.returncode == 0
-
-
-def test_a_front_without_settings_says_so() -> None:
-    command = [sys.executable, "-m", "service.front.frontend"]
-    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=ENDS_SECONDS, check=False)
-    assert (done.returncode, b"no settings" in done.stderr, b"Traceback" in done.stderr) == (1, True, False)
-
-
-def test_the_front_stays_without_the_network_library() -> None:
-    code = "import sys, service.front.frontend; sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], timeout=ENDS_SECONDS, check=False).returncode == 0

@@ -1,22 +1,15 @@
-"""The worker: its step on a real (tiny) network, and its life as a process."""
+"""The worker: its step on a real (tiny) network."""
 
-import signal
 import socket
-import stat
-import subprocess
-import sys
 import threading
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
 import pytest
 import tiny
+from attached import PATIENCE_SECONDS, Attached, Front, item
 
-from service.child import EXIT_BAD_SETTINGS
-from service.config import ServeSettings
 from service.link import FrontLink
 from service.messages import (
     BatchStarted,
@@ -26,23 +19,15 @@ from service.messages import (
     Failed,
     Hello,
     MemoryMissing,
-    Message,
     Ping,
     Pong,
     Predicted,
     Release,
-    ToFront,
-    ToWorker,
     TrackItem,
-    decode_to_front,
-    encode,
-    split,
 )
 from service.pulse import Pulse
 from service.worker.runner import Runner
 from service.worker.worker import Worker
-
-PATIENCE_SECONDS = 30.0
 
 
 @pytest.fixture(scope="module")
@@ -55,68 +40,11 @@ def worker(runner: Runner) -> Worker:
     return Worker(runner, max_encodes=2, pulse=Pulse(PATIENCE_SECONDS), clock=lambda: 100.0)
 
 
-class Front:
-    """The other end of a link to a worker, read and written by the test."""
-
-    def __init__(self, path_or_socket: Path | socket.socket) -> None:
-        if isinstance(path_or_socket, socket.socket):
-            self.socket = path_or_socket
-        else:
-            self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-            self.socket.connect(str(path_or_socket))
-        self.socket.settimeout(PATIENCE_SECONDS)
-        self._received = bytearray()
-        self._messages: list[ToFront] = []
-
-    def say(self, *messages: ToWorker) -> None:
-        for message in messages:
-            self.socket.sendall(encode(message))
-
-    def hear(self) -> ToFront:
-        while not self._messages:
-            chunk = self.socket.recv(65536)
-            assert chunk, "the worker hung up"
-            self._received += chunk
-            self._messages += map(decode_to_front, split(self._received))
-        return self._messages.pop(0)
-
-    def hear_all(self, *kinds: type[Message]) -> list[ToFront]:
-        """As many messages as kinds, which must be of these kinds in this order."""
-        messages = [self.hear() for _ in kinds]
-        assert [type(message) for message in messages] == list(kinds)
-        return messages
-
-
-class Attached(Front):
-    """A front attached to a worker without a thread: what it says is received at once."""
-
-    def __init__(self, worker: Worker, number: int = 1) -> None:
-        ours, theirs = socket.socketpair()
-        super().__init__(ours)
-        self._worker = worker
-        self.link = FrontLink(theirs, number)
-        worker.join(self.link)
-        self.hear_all(Hello)
-
-    def say(self, *messages: ToWorker) -> None:
-        for message in messages:
-            self._worker.receive(self.link, message)
-
-    def leave(self) -> None:
-        self._worker.leave(self.link)
-        self.socket.close()
-
-
 @pytest.fixture
 def front(worker: Worker) -> Iterator[Attached]:
     attached = Attached(worker)
     yield attached
     attached.socket.close()
-
-
-def item(item_id: int, memory: int, *, brings: bool = True, client: str = "alice") -> TrackItem:
-    templates = tiny.template_crops(memory) if brings else ()
-    return TrackItem(item_id, client, bytes([memory]), tiny.search_crop(item_id), templates, 99.5, False)
 
 
 def test_a_step_says_what_is_at_risk_then_the_answers_then_what_it_took(worker: Worker, front: Attached) -> None:
@@ -270,63 +198,3 @@ def test_a_front_that_talks_nonsense_is_hung_up_on_and_the_others_stay(worker: W
     front.say(item(1, 1))
     worker.step()
     front.hear_all(BatchStarted, Predicted, BatchStats)
-
-
-@contextmanager
-def process(settings: ServeSettings) -> Iterator[subprocess.Popen[bytes]]:
-    """A worker process, as the parent starts it."""
-    command = [sys.executable, "-m", "service.worker.runner"]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE) as worker:
-        assert worker.stdin is not None
-        worker.stdin.write(settings.to_json() + b"\n")
-        worker.stdin.flush()
-        try:
-            yield worker
-        finally:
-            worker.kill()
-
-
-def wait_until_it_listens(worker: subprocess.Popen[bytes], path: Path) -> Front:
-    """A front connected to the process, once it has loaded."""
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    while time.monotonic() < deadline and worker.poll() is None:
-        try:
-            front = Front(path)
-        except (FileNotFoundError, ConnectionRefusedError):
-            time.sleep(0.05)
-            continue
-        front.hear_all(Hello)
-        return front
-    raise AssertionError(f"no worker on {path}, its status is {worker.poll()}")
-
-
-def test_a_worker_process_serves_ignores_ctrl_c_and_ends_on_sigterm(tiny_weights: Path, tmp_path: Path) -> None:
-    path = tmp_path / "worker.sock"
-    path.write_text("left behind by a worker that died")
-    with process(tiny.settings(tiny_weights, worker_socket=str(path))) as worker:
-        front = wait_until_it_listens(worker, path)
-        assert stat.S_IMODE(path.stat().st_mode) == 0o600
-        worker.send_signal(signal.SIGINT)
-        front.say(item(1, 1))
-        front.hear_all(BatchStarted, Predicted, BatchStats)
-        worker.terminate()
-        assert worker.wait(PATIENCE_SECONDS) == 0
-
-
-def test_a_worker_process_ends_when_its_parent_is_gone(tiny_weights: Path, tmp_path: Path) -> None:
-    with process(tiny.settings(tiny_weights, worker_socket=str(tmp_path / "worker.sock"))) as worker:
-        wait_until_it_listens(worker, tmp_path / "worker.sock")
-        assert worker.stdin is not None
-        worker.stdin.close()
-        assert worker.wait(PATIENCE_SECONDS) == 0
-
-
-def test_a_worker_that_cannot_load_its_weights_says_which_and_why(tmp_path: Path) -> None:
-    wrong = tmp_path / "wrong.safetensors"
-    wrong.write_bytes(b"these are no weights")
-    with process(tiny.settings(wrong, worker_socket=str(tmp_path / "worker.sock"))) as worker:
-        assert worker.stderr is not None
-        words = worker.stderr.read().decode()
-        assert worker.wait(PATIENCE_SECONDS) == EXIT_BAD_SETTINGS
-    assert f"worker cannot start: {wrong}" in words
-    assert "Traceback" not in words

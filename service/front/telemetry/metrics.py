@@ -11,7 +11,7 @@ from service.front.frames import FrameResult, Outcome
 from service.front.telemetry.instruments import counter, counters, gauge, histogram
 from service.front.telemetry.session_metrics import SessionMetrics
 from service.front.telemetry.worker_metrics import WorkerMetrics
-from service.front.workers.engine import EngineObserver
+from service.front.workers.observer import EngineObserver
 
 
 class Metrics:

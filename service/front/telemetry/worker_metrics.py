@@ -5,7 +5,7 @@ from collections.abc import Callable
 from prometheus_client import CollectorRegistry
 
 from service.front.telemetry.instruments import counter, gauge, histogram
-from service.front.workers.engine import EngineObserver
+from service.front.workers.observer import EngineObserver
 from service.messages import BatchStats, Hello
 
 _BATCH_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128)

@@ -48,8 +48,9 @@ from service.front.tracking.budget import Decoded, DecodePool
 from service.front.tracking.options import OverloadPolicy, SessionOptions
 from service.front.tracking.session import Clock, Session, SessionState
 from service.front.tracking.targets import Commanded, Kit, command, rebuilt, without_removed
-from service.front.workers.engine import Answer, MemorySource
 from service.front.workers.fleet import Owner
+from service.front.workers.items import Answer
+from service.front.workers.memories import MemorySource
 
 # Of a search window's side: where its lower edge may be by the time a frame that is decoded ahead is looked at.
 _SLACK = 1.25

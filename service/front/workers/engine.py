@@ -21,19 +21,18 @@ Everything here is made for what the first worker said it runs. One that runs so
 
 import asyncio
 import contextlib
-import itertools
 import logging
 import time
-from collections import Counter
 from collections.abc import AsyncGenerator, Callable
-from typing import NamedTuple, Protocol
-from weakref import WeakKeyDictionary
 
-from model.crop import Image
 from model.geometry import CropBox
-from service.errors import DeviceError, FrameTooOld, PoisonedFrame, ServiceError, WorkerUnavailable
+from service.errors import DeviceError, FrameTooOld, WorkerUnavailable
+from service.front.workers.heartbeat import Heartbeat
 from service.front.workers.hello import WorkerChanged, check_same, greet
-from service.front.workers.outbox import Item, Outbox
+from service.front.workers.items import Answer, Item, Items
+from service.front.workers.memories import Memories, MemorySource
+from service.front.workers.observer import EngineObserver
+from service.front.workers.outbox import Outbox
 from service.link import WorkerLink
 from service.messages import (
     BatchStarted,
@@ -43,7 +42,6 @@ from service.messages import (
     Failed,
     Hello,
     MemoryMissing,
-    Ping,
     Pong,
     Predicted,
     Release,
@@ -52,56 +50,8 @@ from service.messages import (
 )
 
 _RETRY_SECONDS = 0.05
-_PING_SECONDS = 1.0
-_STALE_SECONDS = 10.0
-_RESTART_GRACE_SECONDS = 30.0
 
 _log = logging.getLogger(__name__)
-
-
-class MemorySource(Protocol):
-    """What the engine needs of a target."""
-
-    @property
-    def memory_key(self) -> bytes:
-        """Names the templates: equal keys, equal crops."""
-
-    @property
-    def templates(self) -> tuple[Image, ...]:
-        """The crops the memory is made of: the template, then the online templates, uint8 RGB [T, T, 3] each."""
-
-
-class Answer(NamedTuple):
-    """Where the target is in its search crop. The box and score are as the network gave them, finite or not."""
-
-    box: CropBox
-    score: float | None
-    queue_seconds: float
-    backbone_seconds: float
-    batch_size: int
-
-
-class LinkLost(Exception):
-    """The worker is gone and may never have seen this item: another worker can have it."""
-
-
-class EngineObserver(Protocol):
-    """Hears what metrics are made of; called on the event loop."""
-
-    def on_hello(self, hello: Hello) -> None:
-        """A worker said what it runs: the first one, or one that came back."""
-
-    def on_stats(self, stats: BatchStats) -> None:
-        """The worker made a step."""
-
-    def on_pong(self, slots_in_use: int) -> None:
-        """The worker's device answered a ping; this many of its slots hold a memory."""
-
-    def on_missing(self) -> None:
-        """The worker did not hold a memory that it was thought to hold."""
-
-    def on_lost(self) -> None:
-        """The link to the worker ended."""
 
 
 class Engine:
@@ -125,19 +75,11 @@ class Engine:
         self._observer = observer
         self._clock = clock
         self._is_replaceable = is_replaceable
-        self._ids = itertools.count()
-        self._items: dict[int, Item] = {}
-        self._answers: dict[int, asyncio.Future[Answer]] = {}
+        self._items = Items()
         # None without a link.
         self._outbox: Outbox | None = None
-        # Items that the worker has on its device.
-        self._at_risk: set[int] = set()
-        # The key each living target came with last, and how many targets came with each key.
-        self._counted: WeakKeyDictionary[MemorySource, bytes] = WeakKeyDictionary()
-        self._holders: Counter[bytes] = Counter()
-        self._ponged = asyncio.Event()
-        self._ready_until = float("-inf")
-        self._hello: asyncio.Future[Hello] | None = None
+        self._memories = Memories()
+        self._heartbeat = Heartbeat(clock)
         self._keeper: asyncio.Task[None] | None = None
         self._slots = 0
         self._slots_in_use = 0
@@ -162,9 +104,9 @@ class Engine:
 
         Waits for as long as the worker takes to load its weights: the parent ends a worker that cannot.
         """
-        self._hello = asyncio.get_running_loop().create_future()
-        self._keeper = asyncio.create_task(self._keep_linked(self._hello), name="worker link")
-        return await asyncio.shield(self._hello)
+        hello: asyncio.Future[Hello] = asyncio.get_running_loop().create_future()
+        self._keeper = asyncio.create_task(self._keep_linked(hello), name="worker link")
+        return await asyncio.shield(hello)
 
     async def keep(self) -> None:
         """Wait for as long as the link is kept up. Raises WorkerChanged where that ends before `close`."""
@@ -176,12 +118,11 @@ class Engine:
         if self._keeper is not None:
             self._keeper.cancel()
             await asyncio.gather(self._keeper, return_exceptions=True)
-        for item_id in self._items:
-            self._settle(item_id, WorkerUnavailable("the server is going away"))
+        self._items.settle_all(WorkerUnavailable("the server is going away"))
 
     def is_ready(self) -> bool:
         """Whether the worker's device answered a ping lately, or was lost so lately that its restart is worth waiting for."""
-        return self._clock() < self._ready_until
+        return self._heartbeat.is_ready
 
     async def submit(
         self,
@@ -198,23 +139,20 @@ class Engine:
         this crop, PoisonedFrame where it died of it twice, LinkLost where another worker can have it. Cancelling the caller
         cancels the item.
         """
-        self._count(target)
-        item_id = next(self._ids)
+        self._memories.use(target)
         now = self._clock()
         arrived_at = now if arrived_at is None else arrived_at
-        self._items[item_id] = Item(client, target.memory_key, target.templates, search, arrived_at, expires_at)
-        answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
-        self._answers[item_id] = answer
-        self._post(item_id)
-        try:
-            async with asyncio.timeout(arrived_at + self._timeout - now):
-                return await answer
-        except TimeoutError:
-            raise WorkerUnavailable(f"no worker answered within {self._timeout:g} s") from None
-        finally:
-            del self._items[item_id], self._answers[item_id]
-            if answer.cancelled():
-                self._post(Cancel(item_id))
+        item = Item(client, target.memory_key, target.templates, search, arrived_at, expires_at)
+        with self._items.under_way(item) as item_id:
+            self._post(item_id)
+            try:
+                async with asyncio.timeout(arrived_at + self._timeout - now):
+                    return await item.answer
+            except TimeoutError:
+                raise WorkerUnavailable(f"no worker answered within {self._timeout:g} s") from None
+            finally:
+                if item.answer.cancelled():
+                    self._post(Cancel(item_id))
 
     def release(self, memory_key: bytes) -> None:
         """One target has done with this memory: its templates have changed, or it is gone. The last one frees the slot.
@@ -222,15 +160,8 @@ class Engine:
         Targets that look at the same picture share a memory, so they are counted: each counts from its first `submit` with
         a key. One release too many costs another target a second encode, never its state.
         """
-        self._holders[memory_key] -= 1
-        if self._holders[memory_key] <= 0:
-            del self._holders[memory_key]
+        if self._memories.release(memory_key):
             self._post(Release(memory_key))
-
-    def _count(self, target: MemorySource) -> None:
-        if self._counted.get(target) != target.memory_key:
-            self._counted[target] = target.memory_key
-            self._holders[target.memory_key] += 1
 
     def _post(self, entry: int | ToWorker) -> None:
         if self._outbox is not None:
@@ -269,13 +200,13 @@ class Engine:
 
     async def _serve(self, link: WorkerLink, messages: AsyncGenerator[ToFront]) -> None:
         """One link, from its hello to its end."""
-        self._outbox = Outbox(self._items)
-        for item_id in self._items:
+        self._outbox = Outbox(self._items.by_id)
+        for item_id in self._items.by_id:
             self._outbox.post(item_id)
         try:
             # What fails on the way out ends the link too: a front that only listens would wait for ever.
             async with asyncio.TaskGroup() as group:
-                speaking = [group.create_task(self._outbox.write(link)), group.create_task(self._ping())]
+                speaking = [group.create_task(self._outbox.write(link)), group.create_task(self._heartbeat.beat(self._post))]
                 async for message in messages:
                     self._receive(message)
                 for each in speaking:
@@ -283,26 +214,21 @@ class Engine:
         finally:
             self._lose()
 
-    async def _ping(self) -> None:
-        for ping_id in itertools.count():
-            self._ponged.clear()
-            self._post(Ping(ping_id))
-            await self._ponged.wait()
-            await asyncio.sleep(_PING_SECONDS)
-
     def _receive(self, message: ToFront) -> None:
         match message:
             case BatchStarted():
-                self._at_risk.update(message.item_ids)
+                self._items.begin(message.item_ids)
             case Predicted():
                 answer = Answer(
                     CropBox(*message.box), message.score, message.queue_seconds, message.backbone_seconds, message.batch_size
                 )
-                self._settle(message.item_id, answer)
+                self._items.settle(message.item_id, answer)
             case Expired():
-                self._settle(message.item_id, FrameTooOld("its max_frame_age was over before its turn at the device came"))
+                self._items.settle(
+                    message.item_id, FrameTooOld("its max_frame_age was over before its turn at the device came")
+                )
             case Failed():
-                self._settle(message.item_id, DeviceError(message.message))
+                self._items.settle(message.item_id, DeviceError(message.message))
             case MemoryMissing():
                 self._observer.on_missing()
                 if self._outbox is not None:
@@ -311,35 +237,13 @@ class Engine:
                 self._slots_in_use = message.slots_in_use
                 self._observer.on_stats(message)
             case Pong():
-                self._ready_until = self._clock() + _STALE_SECONDS
-                self._ponged.set()
+                self._heartbeat.on_answer()
                 self._slots_in_use = message.slots_in_use
                 self._observer.on_pong(message.slots_in_use)
-
-    def _settle(self, item_id: int, outcome: Answer | ServiceError | LinkLost) -> None:
-        self._at_risk.discard(item_id)
-        answer = self._answers.get(item_id)
-        if answer is None or answer.done():
-            return
-        if isinstance(outcome, Answer):
-            answer.set_result(outcome)
-        else:
-            answer.set_exception(outcome)
 
     def _lose(self) -> None:
         """The link ended: nothing is known of the worker any more, and what was on its device is suspect."""
         self._observer.on_lost()
-        if self.is_ready():
-            self._ready_until = self._clock() + _RESTART_GRACE_SECONDS
+        self._heartbeat.on_lost()
         self._outbox = None
-        if self._items:
-            _log.warning("worker lost with %d items under way, %d on its device", len(self._items), len(self._at_risk))
-        suspects = [(item_id, self._items[item_id]) for item_id in self._at_risk if item_id in self._items]
-        self._at_risk.clear()
-        for item_id, item in suspects:
-            if item.alone:
-                self._settle(item_id, PoisonedFrame("the worker died twice with this frame on its device"))
-            item.alone = True
-        if self._is_replaceable():
-            for item_id in [item_id for item_id, item in self._items.items() if not item.alone]:
-                self._settle(item_id, LinkLost())
+        self._items.lose(is_replaceable=self._is_replaceable())

@@ -12,8 +12,11 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 from weakref import WeakKeyDictionary
 
-from service.front.workers.engine import Answer, Engine, EngineObserver, LinkLost, MemorySource
+from service.front.workers.engine import Engine
 from service.front.workers.hello import check_same
+from service.front.workers.items import Answer, LinkLost
+from service.front.workers.memories import MemorySource
+from service.front.workers.observer import EngineObserver
 from service.messages import Hello
 
 

@@ -3,24 +3,10 @@
 import asyncio
 import contextlib
 from collections.abc import Mapping
-from dataclasses import dataclass
 
-from model.crop import Image
+from service.front.workers.items import Item
 from service.link import WorkerLink
 from service.messages import Release, ToWorker, TrackItem
-
-
-@dataclass
-class Item:
-    """A search crop on its way; kept by the engine through the deaths of workers. `alone`: it may have killed one."""
-
-    client: str
-    memory_key: bytes
-    templates: tuple[Image, ...]
-    search: bytes
-    arrived_at: float
-    expires_at: float | None
-    alone: bool = False
 
 
 class Outbox:

@@ -1,4 +1,4 @@
-"""The calls as a client makes them, over a real connection to a front whose engine is a fake."""
+"""Streams as a client opens them, over a real connection to a front whose engine is a fake."""
 
 import asyncio
 import contextlib
@@ -7,18 +7,14 @@ from collections.abc import AsyncIterator
 import grpc
 import pytest
 import pytest_asyncio
-from fake_calls import DROPPED, ENSURE, PROCESSED, REJECTED, START, Call, Service, event, reason, result, send, serving
-from fake_front import GOOD, bench, until
+from fake_calls import ENSURE, START, Call, Service, event, reason, result, send, serving
+from fake_front import DROPPED, GOOD, PROCESSED, REJECTED, bench, until
 from google.protobuf.duration_pb2 import Duration
 from grpc import aio
 
 from mixformer.tracking.v1 import tracking_pb2 as pb
 from service.config import Limits
-from service.errors import ServiceError
 from service.front.calls.inbox import DEPTH
-from service.front.frames import Frame
-from service.front.tracking.budget import Decoded
-from service.front.tracking.session import Session
 
 LIMITS = Limits(max_sessions=6, max_streams=3, max_frame_bytes=1024 * 1024)
 
@@ -54,9 +50,7 @@ async def test_every_frame_has_one_result_in_order(service: Service) -> None:
 
 
 async def test_blocking_holds_the_client_back_and_loses_nothing(service: Service) -> None:
-    call = await service.open()
-    await send(call, 0, START)
-    await result(call)
+    call = await service.begin()
     service.engine.gate.clear()
     large = GOOD + bytes(500_000)
     sent = 0
@@ -76,12 +70,8 @@ async def test_blocking_holds_the_client_back_and_loses_nothing(service: Service
 
 
 async def test_the_newest_frame_wins_and_the_others_are_dropped_in_order(service: Service) -> None:
-    call = await service.open(options=pb.SessionOptions(overload_policy=pb.OVERLOAD_POLICY_DROP_OLDEST))
-    await send(call, 0, START)
-    await result(call)
-    service.engine.gate.clear()
-    await send(call, 1)
-    await until(lambda: service.engine.waiting == 1)
+    call = await service.begin(options=pb.SessionOptions(overload_policy=pb.OVERLOAD_POLICY_DROP_OLDEST))
+    await service.hold_up(call, 1)
     for number in range(2, 6):
         await send(call, number, *([ENSURE] if number == 3 else []))
     await call.done_writing()
@@ -107,12 +97,8 @@ def all_read(service: Service) -> bool:
 
 
 async def test_a_second_stream_takes_over_and_goes_on_with_the_targets(service: Service) -> None:
-    first = await service.open(session_id="cam")
-    await send(first, 0, START)
-    await result(first)
-    service.engine.gate.clear()
-    await send(first, 1)
-    await until(lambda: service.engine.waiting == 1)
+    first = await service.begin(session_id="cam")
+    await service.hold_up(first, 1)
     second = service.stub.TrackStream()
     await second.write(pb.TrackStreamRequest(config=pb.StreamConfig(session_id="cam")))
     session = (await event(second)).session
@@ -178,12 +164,8 @@ async def test_a_wrong_option_does_not_cost_the_stream_that_has_the_session(serv
 
 
 async def test_a_client_that_vanishes_leaves_its_session_for_the_next_stream(service: Service) -> None:
-    call = await service.open(session_id="cam")
-    await send(call, 0, START)
-    await result(call)
-    service.engine.gate.clear()
-    await send(call, 1)
-    await until(lambda: service.engine.waiting == 1)
+    call = await service.begin(session_id="cam")
+    await service.hold_up(call, 1)
     call.cancel()
     await until(lambda: service.engine.waiting == 0 and len(service.servicer.streams) == 0)
     service.engine.gate.set()
@@ -237,9 +219,7 @@ async def test_a_frame_over_the_limit_is_refused_in_band_and_beyond_the_transpor
 
 
 async def test_a_message_with_commands_but_without_a_frame_is_answered(service: Service) -> None:
-    call = await service.open()
-    await send(call, 0, START)
-    await result(call)
+    call = await service.begin()
     await call.write(pb.TrackStreamRequest(targets=[pb.TargetCommand(remove=True)]))
     refused = await result(call)
     assert (refused.outcome, refused.error.reason) == (REJECTED, "BAD_FRAME")
@@ -247,48 +227,10 @@ async def test_a_message_with_commands_but_without_a_frame_is_answered(service: 
     assert (await result(call)).error.reason == "NO_TARGET"
 
 
-async def test_single_frames_are_tracked_in_the_order_they_came(service: Service) -> None:
-    await service.track("cam", 0, START)
-    session = service.bench.found("cam")
-    service.engine.gate.clear()
-    calls: list[asyncio.Future[pb.FrameResult]] = []
-    for number in range(1, 5):
-        calls.append(asyncio.ensure_future(service.track("cam", number)))
-        await until(lambda: session._queued == len(calls))
-    service.engine.gate.set()
-    results = await asyncio.gather(*calls)
-    assert [each.frame_number for each in results] == [1, 2, 3, 4]
-    assert session.last_frame_number == 4
-
-
-async def test_a_single_frame_begins_a_session_only_with_a_target(service: Service) -> None:
-    assert await reason(service.track("cam", 0)) == (grpc.StatusCode.NOT_FOUND, "SESSION_NOT_FOUND")
-    assert (await service.track("cam", 0, ENSURE)).outcome == PROCESSED
-    assert (await service.track("cam", 1)).outcome == PROCESSED
-
-
-async def test_a_single_frame_that_is_refused_begins_no_session(service: Service) -> None:
-    request = pb.TrackRequest(session_id="cam", frame=pb.Frame(encoded=b"bad"), targets=[START])
-    assert (await service.stub.Track(request)).result.error.reason == "BAD_FRAME"
-    assert len(service.bench.front.table) == 0
-
-
-def room_for_decoding(service: Service, monkeypatch: pytest.MonkeyPatch) -> asyncio.Event:
-    """Set once there is room; until then every frame waits for it."""
-    room, prepare = asyncio.Event(), service.bench.front.tracker.prepare
-
-    async def when_there_is_room(session: Session, frame: Frame) -> Decoded | ServiceError:
-        await room.wait()
-        return await prepare(session, frame)
-
-    monkeypatch.setattr(service.bench.front.tracker, "prepare", when_there_is_room)
-    return room
-
-
 async def test_a_frame_that_has_come_keeps_its_session_though_it_waits_to_be_decoded(
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    room = room_for_decoding(service, monkeypatch)
+    room = service.room_for_decoding(monkeypatch)
     call = await service.open(session_id="cam")
     session = service.bench.found("cam")
     service.bench.time.now += 299
@@ -300,90 +242,14 @@ async def test_a_frame_that_has_come_keeps_its_session_though_it_waits_to_be_dec
     assert (await result(call)).outcome == PROCESSED
 
 
-async def test_a_session_outlives_the_refused_frame_that_began_it_where_others_have_joined(
-    service: Service, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    room = room_for_decoding(service, monkeypatch)
-    begin = pb.TrackRequest(session_id="cam", frame=pb.Frame(encoded=b"bad"), targets=[START])
-    refused = asyncio.ensure_future(service.stub.Track(begin))
-    await until(lambda: len(service.bench.front.table) == 1)
-    session = service.bench.found("cam")
-    joined = asyncio.ensure_future(service.track("cam", 1, START))
-    await until(lambda: session._queued == 2)
-    room.set()
-    assert (await refused).result.error.reason == "BAD_FRAME"
-    assert (await joined).outcome == PROCESSED
-
-
-async def test_metadata_names_the_session_too(service: Service) -> None:
-    request = pb.TrackRequest(frame=pb.Frame(encoded=GOOD), targets=[START])
-    named = await service.stub.Track(request, metadata=(("x-session-id", "routed"),))
-    assert named.session_id == "routed"
-    request.session_id = "other"
-    call = service.stub.Track(request, metadata=(("x-session-id", "routed"),))
-    assert await reason(call) == (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_REQUEST")
-
-
-async def test_a_session_without_a_name_gets_one(service: Service) -> None:
-    answer = await service.stub.Track(pb.TrackRequest(frame=pb.Frame(encoded=GOOD), targets=[START]))
-    assert (await service.track(answer.session_id, 1)).outcome == PROCESSED
-
-
-async def test_a_resume_token_is_refused_not_ignored_where_there_are_no_keys(service: Service) -> None:
-    call = service.stub.Track(pb.TrackRequest(resume_token=b"token", frame=pb.Frame(encoded=GOOD), targets=[START]))
-    assert await reason(call) == (grpc.StatusCode.FAILED_PRECONDITION, "RESUME_TOKENS_OFF")
-    granted = await service.open(options=pb.SessionOptions(return_resume_token=True))
-    await send(granted, 0, START)
-    await result(granted)
-    await granted.done_writing()
-    assert await granted.read() is aio.EOF
-
-
-async def test_a_single_frame_finds_a_session_busy_while_a_stream_has_it(service: Service) -> None:
-    call = await service.open(session_id="cam")
-    await send(call, 0, START)
-    await result(call)
-    assert await reason(service.track("cam", 1)) == (grpc.StatusCode.FAILED_PRECONDITION, "SESSION_BUSY")
-    await call.done_writing()
-    assert await call.read() is aio.EOF
-    assert (await service.track("cam", 1)).outcome == PROCESSED
-
-
-async def test_sessions_are_shown_listed_and_deleted(service: Service) -> None:
-    for name in ("a", "b", "c"):
-        await service.track(name, 5, START)
-    shown = (await service.stub.GetSession(pb.GetSessionRequest(session_id="b"))).session
-    assert (shown.session_id, shown.last_frame_number, len(shown.targets)) == ("b", 5, 1)
-    first = await service.stub.ListSessions(pb.ListSessionsRequest(page_size=2))
-    rest = await service.stub.ListSessions(pb.ListSessionsRequest(page_size=2, page_token=first.next_page_token))
-    assert [each.session_id for page in (first, rest) for each in page.sessions] == ["a", "b", "c"]
-    assert rest.next_page_token == ""
-    await service.stub.DeleteSession(pb.DeleteSessionRequest(session_id="b"))
-    for call in (service.stub.GetSession(pb.GetSessionRequest(session_id="b")), service.track("b", 6)):
-        assert await reason(call) == (grpc.StatusCode.NOT_FOUND, "SESSION_NOT_FOUND")
-
-
 async def test_deleting_a_session_ends_its_stream_with_the_reason(service: Service) -> None:
     call = await service.open(session_id="cam")
     await service.stub.DeleteSession(pb.DeleteSessionRequest(session_id="cam"))
     assert await reason(call) == (grpc.StatusCode.NOT_FOUND, "SESSION_NOT_FOUND")
 
 
-async def test_the_server_tells_what_it_runs_and_its_limits(service: Service) -> None:
-    info = await service.stub.GetServerInfo(pb.GetServerInfoRequest())
-    assert (info.version, info.model_variant, info.device) == ("1.2.3", "mixvit_tiny", "cpu")
-    assert (info.max_frame_bytes, info.max_sessions, info.max_targets_per_session) == (1024 * 1024, 6, 16)
-
-
-async def test_no_fault_of_ours_is_told_to_the_client(service: Service) -> None:
-    object.__setattr__(service.bench.front, "hello", None)
-    assert await reason(service.stub.GetServerInfo(pb.GetServerInfoRequest())) == (grpc.StatusCode.INTERNAL, "INTERNAL")
-
-
 async def test_draining_tells_the_streams_answers_what_is_in_hand_and_lets_nobody_in(service: Service) -> None:
-    call = await service.open()
-    await send(call, 0, START)
-    await result(call)
+    call = await service.begin()
     silent = service.stub.TrackStream()
     await silent.wait_for_connection()
     service.engine.gate.clear()
@@ -403,21 +269,7 @@ async def test_draining_tells_the_streams_answers_what_is_in_hand_and_lets_nobod
 
 
 async def test_draining_does_not_wait_longer_than_its_grace(service: Service) -> None:
-    call = await service.open()
-    await send(call, 0, START)
-    await result(call)
-    service.engine.gate.clear()
-    await send(call, 1)
-    await until(lambda: service.engine.waiting == 1)
+    call = await service.begin()
+    await service.hold_up(call, 1)
     async with asyncio.timeout(3):
         await service.servicer.drain(0.2)
-
-
-async def test_a_call_is_counted_by_how_it_ended(service: Service) -> None:
-    await service.stub.ListSessions(pb.ListSessionsRequest())
-    await reason(service.stub.GetSession(pb.GetSessionRequest(session_id="none")))
-    (calls,) = (each for each in service.bench.metrics.registry.collect() if each.name == "mixformer_calls")
-    assert {(each.labels["method"], each.labels["end"]): each.value for each in calls.samples} == {
-        ("ListSessions", "ok"): 1.0,
-        ("GetSession", "session_not_found"): 1.0,
-    }
