@@ -3,8 +3,8 @@
 from collections.abc import Iterator, Sequence
 
 import pytest
+from attached import Attached, item
 from test_simulated import Time
-from test_worker import Attached, item
 
 from service.config import ServeSettings
 from service.messages import BatchStarted, BatchStats, Failed, MemoryMissing, Ping, Pong, Predicted
