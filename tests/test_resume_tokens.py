@@ -263,3 +263,9 @@ async def test_keys_change_while_the_server_runs_and_no_token_that_is_out_is_ref
         while msgspec.msgpack.decode((await given_one(service)).token[32:])[1] != "second":
             await asyncio.sleep(0.05)
     await service.open(resume_token=old)
+
+
+async def test_a_token_whose_key_was_taken_away_is_refused(place: Place) -> None:
+    old = (await given_one(await place.server())).token
+    place.keys.write_bytes(SECOND)
+    assert await refusal(await place.server(), old) == (grpc.StatusCode.INVALID_ARGUMENT, "RESUME_TOKEN_INVALID")
