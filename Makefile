@@ -5,7 +5,7 @@
 # make fuzz    INPUTS=100000 hostile pictures, tokens, sessions, messages and checkpoint files
 # make overload  three times the capacity of a simulated device: who is accepted keeps the pace
 # make bench   benchmarks of this machine; figures in benchmarks/latest.json
-# make growth  how cost grows with sessions, templates and frame size; benchmarks/growth.json and growth.png
+# make growth  how cost grows with sessions, templates and frame size; benchmarks/growth.json and growth.png (FLAGS="--device cuda --folder build/gpu")
 # make train   RECIPE=mixvit_tiny_gpu DATA=folder: training/recipes/RECIPE.toml from shards to calibrated weights/RECIPE.safetensors
 # make evaluate  SEQUENCES=folder WEIGHTS=file: one pass over annotated sequences, beside other trackers (VITTRACK=file.onnx)
 # make check   lint, format, types, API lint, generated stubs fresh
@@ -66,7 +66,7 @@ bench: setup
 	OMP_WAIT_POLICY=passive $(BIN)/python -m benchmarks
 
 growth: setup
-	OMP_WAIT_POLICY=passive $(BIN)/python -m benchmarks.growth
+	OMP_WAIT_POLICY=passive $(BIN)/python -m benchmarks.growth $(FLAGS)
 
 train: setup
 	$(BIN)/python -m training train training/recipes/$(RECIPE).toml weights/$(RECIPE).safetensors --data $(DATA)

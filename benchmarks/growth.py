@@ -1,7 +1,8 @@
 """`python -m benchmarks.growth`: how cost grows with sessions, templates and frame size. A table, a picture and the raw figures.
 
-Sessions and frame sizes are measured on the whole service: real processes, MixViT-tiny on the CPU, cameras that send the next frame
-when the last one is answered, latency from sending to result. Templates are measured on the worker's runner, in batches of eight.
+Sessions and frame sizes are measured on the whole service: real processes, MixViT-tiny on the CPU unless told otherwise, cameras that send
+the next frame when the last one is answered, latency from sending to result. Templates are measured on the worker's runner, in batches of
+eight.
 """
 
 import argparse
@@ -85,13 +86,13 @@ def by_templates(settings: ServeSettings, seconds: float) -> Iterator[Point]:
         yield Point.of(online, BATCH * len(latencies), time.perf_counter() - began, latencies)
 
 
-def measure(weights: Path, seconds: float) -> dict[str, list[Point]]:
+def measure(weights: Path, device: str, seconds: float) -> dict[str, list[Point]]:
     """All three, each point for so many seconds."""
     settings = ServeSettings(
         listen="127.0.0.1:0",
         metrics="127.0.0.1:0",
         weights=str(weights),
-        device="cpu",
+        device=device,
         log_level="warning",
         max_under_way=10_000,
     )
@@ -120,11 +121,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.growth", description=__doc__)
     parser.add_argument("--seconds", type=float, default=8.0, help="of each point (default %(default)s)")
     parser.add_argument("--weights", type=Path, default=DEFAULT_WEIGHTS, help="default: those that come along")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda:N (default %(default)s)")
     parser.add_argument("--folder", type=Path, default=FOLDER, help="where the figures go (default %(default)s)")
     arguments = parser.parse_args()
-    growth = measure(arguments.weights, arguments.seconds)
+    growth = measure(arguments.weights, arguments.device, arguments.seconds)
     raw = {axis: [asdict(point) for point in points] for axis, points in growth.items()}
-    report = {"weights": arguments.weights.name, "cores": usable_cores(), "seconds": arguments.seconds, "growth": raw}
+    machine = {"device": arguments.device, "cores": usable_cores()}
+    report = {"weights": arguments.weights.name, **machine, "seconds": arguments.seconds, "growth": raw}
+    arguments.folder.mkdir(parents=True, exist_ok=True)
     (arguments.folder / "growth.json").write_text(json.dumps(report, indent=1) + "\n")
     columns = {
         axis: {

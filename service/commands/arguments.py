@@ -7,7 +7,7 @@ from typing import NoReturn
 
 from model.config import MAX_ONLINE_TEMPLATES, VARIANTS
 from service.commands.command import parse_box, parse_size, positive_float, positive_int, seconds
-from service.sources import FLAGS
+from service.sources import FLAGS, Setting
 
 DEFAULT_SERVER = "127.0.0.1:50051"
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
@@ -49,10 +49,17 @@ def _add_serve(parser: argparse.ArgumentParser) -> None:
         if setting.default is False:
             parser.add_argument(flag, action="store_const", const=True, help=setting.help)
             continue
-        metavar = "|".join(setting.choices) or setting.name.split("_")[-1].upper()
         default = "" if setting.default == "" else f" (default: {setting.default})"
-        parser.add_argument(flag, metavar=metavar, help=setting.help + default)
+        parser.add_argument(flag, metavar=_metavar(setting), help=setting.help + default)
     parser.set_defaults(module="service.commands.serve")
+
+
+def _metavar(setting: Setting) -> str:
+    """What stands for the value in the help: its choices, its unit where it is a time, N for a number, else the name's last word."""
+    last = setting.name.split("_")[-1]
+    if isinstance(setting.default, int | float) and last not in ("seconds", "ms"):
+        return "N"
+    return "|".join(setting.choices) or last.upper()
 
 
 def _add_track(parser: argparse.ArgumentParser) -> None:
