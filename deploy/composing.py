@@ -62,7 +62,7 @@ def run(compose: Compose, steps: Sequence[Step]) -> int:
             print(f"{step.__name__}: {step(compose)} ({time.monotonic() - began_at:.1f} s)", flush=True)
     except (CheckFailed, subprocess.CalledProcessError) as error:
         print(f"FAILED: {error}")
-        print(compose("logs", "--tail", "50"))
+        print(compose("logs", "--no-color", "--tail", "20"))
         return 1
     finally:
         compose("--progress", "quiet", "down", "--volumes")

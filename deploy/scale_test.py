@@ -14,6 +14,7 @@ SETTINGS = {"COMPOSE_PROFILES": "scale", "STORE": "redis://redis:6379/0", "MAX_S
 # What both trackers together hold on a busy laptop, and one alone.
 CAMERAS, RATE, SECONDS = 8, 0.25, 80
 WITH_STREAMS = "count(mixformer_streams_active > 0)"
+PROCESSED = 'sum(mixformer_frames_total{outcome="processed"})'
 FROM_STORE = 'sum(mixformer_sessions_resumed_total{source="store"})'
 
 
@@ -31,6 +32,8 @@ def kill_tracker(compose: Compose) -> str:
     source, *target = shot()
     with load(SERVER, "--source", source, *target, *cameras) as loading:
         PROMETHEUS.wait_until(WITH_STREAMS, lambda value: value == 2)
+        # By its third frame, seconds after its first, every session is in the store.
+        PROMETHEUS.wait_until(PROCESSED, lambda value: value is not None and value >= 3 * CAMERAS)
         streams = sorted(int(value) for value in PROMETHEUS.series("mixformer_streams_active"))
         compose("--progress", "quiet", "kill", "tracker-2")
         found = report(loading)
