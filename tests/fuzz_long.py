@@ -1,24 +1,34 @@
 """Hostile input for as long as it takes: `make fuzz INPUTS=...`. Pictures, resume tokens, stored sessions, link messages, checkpoint files.
 
-Exit status 1 where resident memory grows; an input that is neither served nor refused ends the run and is named by its seed.
+At last hostile calls and frames at a whole service with the shipped network, beside a session that means well.
+
+Exit status 1 where resident memory grows or that session's boxes are others; an input that is neither served nor refused ends the run and is named by its seed.
 """
 
 import argparse
+import asyncio
 import gc
 import random
 import sys
+import tempfile
 import time
+from pathlib import Path
 
 import cv2
 import psutil
+from fuzz.beside import beside
 from fuzz.checkpoints import CHECKPOINTS
 from fuzz.images import PICTURES
 from fuzz.links import MESSAGES
 from fuzz.sessions import STORED, TOKENS
 from fuzz.subject import Subject
+from processes import served
 
 # Checkpoint files take a hundred times as long as messages.
 SHARES = {PICTURES: 0.4, TOKENS: 0.2, STORED: 0.2, MESSAGES: 0.19, CHECKPOINTS: 0.01}
+# Rounds of a session beside hostile ones; each takes seconds.
+ROUNDS_AN_INPUT = 0.0001
+MAX_DISTANCE = 0.05
 MAX_GROWTH_BYTES = 32 * 1024 * 1024
 
 
@@ -43,6 +53,33 @@ def fuzz(subject: Subject, seed: int, count: int) -> bool:
     return growth <= MAX_GROWTH_BYTES
 
 
+def fuzz_service(seed: int, rounds: int, max_batch: int) -> bool:
+    """The same against a whole service with the shipped network. Whether a session beside it had the boxes that it has alone:
+    to the bit, where no batch is shared.
+    """
+    # Room for all sessions, however many fit into a batch.
+    flags = (
+        "--device",
+        "cpu",
+        "--precision",
+        "float32",
+        "--backend",
+        "torch",
+        "--max-batch",
+        str(max_batch),
+        "--max-under-way",
+        "32",
+    )
+    with tempfile.TemporaryDirectory() as folder, served(Path(folder), *flags) as running:
+        found = asyncio.run(beside(running.address, seed, rounds))
+        is_whole = "Traceback" not in running.log.read_text()
+    shown = ", ".join(f"{number} {outcome}" for outcome, number in found.outcomes.most_common())
+    print(
+        f"beside a session of {rounds} rounds, {found.shared} of its frames in shared batches, boxes off by {found.distance:g} px: {shown}"
+    )
+    return is_whole and found.distance <= (MAX_DISTANCE if max_batch > 1 else 0.0)
+
+
 def main() -> int:
     """The run. Its exit status."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -52,7 +89,9 @@ def main() -> int:
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
     print(f"seed {given.seed}", flush=True)
     is_flat = [fuzz(subject, given.seed, max(10, round(share * given.inputs))) for subject, share in SHARES.items()]
-    return 0 if all(is_flat) else 1
+    rounds = max(1, round(ROUNDS_AN_INPUT * given.inputs))
+    is_unmoved = [fuzz_service(given.seed, rounds, max_batch) for max_batch in (32, 1)]
+    return 0 if all(is_flat) and all(is_unmoved) else 1
 
 
 if __name__ == "__main__":
