@@ -5,13 +5,13 @@ and would be waited for; its frames go on with the next worker only once it is k
 """
 
 import asyncio
+import contextlib
 import logging
 import os
 import threading
 import time
 from asyncio.subprocess import Process
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 
 _BEAT_SECONDS = 0.25
 _BEAT = b"."
@@ -35,7 +35,7 @@ class Pulse:
         """Beat on the file descriptor `output`, from a thread of its own, for as long as the process lives."""
         threading.Thread(target=self._beat, args=(output,), name="pulse", daemon=True).start()
 
-    @contextmanager
+    @contextlib.contextmanager
     def step(self) -> Iterator[None]:
         """The device has something to do for the length of the body."""
         self._step_began_at = self._clock()
@@ -50,10 +50,11 @@ class Pulse:
         return began_at is not None and self._clock() - began_at > self._longest_step
 
     def _beat(self, output: int) -> None:
-        while True:
-            if not self.is_stuck():
-                os.write(output, _BEAT)
-            time.sleep(_BEAT_SECONDS)
+        with contextlib.suppress(BrokenPipeError):  # nobody listens any more: the parent is gone, and with it soon this process
+            while True:
+                if not self.is_stuck():
+                    os.write(output, _BEAT)
+                time.sleep(_BEAT_SECONDS)
 
 
 async def wait_for_end(worker: Process, silence_seconds: float) -> int:
