@@ -6,7 +6,6 @@ eight.
 """
 
 import argparse
-import asyncio
 import json
 import tempfile
 import time
@@ -18,6 +17,7 @@ from statistics import quantiles
 import cv2
 import psutil
 
+from benchmarks import rounds
 from benchmarks.chart import draw
 from benchmarks.load import Load, running_child, running_front
 from benchmarks.networks import random_crops
@@ -57,7 +57,7 @@ def by_sessions(address: str, front: psutil.Process, seconds: float) -> Iterator
     clip = made_up_clip(*SIZES[0])
     for sessions in SESSIONS:
         load = Load(clip, address, front, frames_ahead=1)
-        found = asyncio.run(load.run(sessions, seconds, least=2 * sessions))
+        found = rounds.run(load.run(sessions, seconds, least=2 * sessions))
         yield Point.of(sessions, found.frames, found.seconds, load.latencies)
 
 
@@ -65,7 +65,7 @@ def by_size(address: str, front: psutil.Process, seconds: float) -> Iterator[Poi
     """A few cameras of larger and larger frames."""
     for width, height in SIZES:
         load = Load(made_up_clip(width, height), address, front, frames_ahead=1)
-        found = asyncio.run(load.run(SESSIONS_OF_A_SIZE, seconds, least=2 * SESSIONS_OF_A_SIZE))
+        found = rounds.run(load.run(SESSIONS_OF_A_SIZE, seconds, least=2 * SESSIONS_OF_A_SIZE))
         yield Point.of(f"{height}p", found.frames, found.seconds, load.latencies)
 
 

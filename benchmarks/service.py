@@ -5,7 +5,6 @@ with its real processes over gRPC on the loopback; CPU time of the client is tak
 Rounds of both sides take turns. Set OMP_WAIT_POLICY=passive, as the parent does for its worker, or the two sides differ in it.
 """
 
-import asyncio
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -16,6 +15,7 @@ from statistics import median
 
 import psutil
 
+from benchmarks import rounds
 from benchmarks.load import ROUND_SECONDS, WARM_UP_FRAMES, Load, Round, running_child, running_front
 from benchmarks.timing import Figure, Options
 from model.config import UpdateRule
@@ -48,7 +48,7 @@ def measure(options: Options) -> dict[str, Figure]:
             served = []
             for _ in range(options.repeats):
                 alone.append(_in_process_rate(sessions, clip, runner))
-                served.append(asyncio.run(Load(clip, address, front).run(sessions)))
+                served.append(rounds.run(Load(clip, address, front).run(sessions)))
             shares[f"service_share_of_in_process_{name}"] = _share(alone, served)
     decode_ms = _decode_ms(clip)
     return {

@@ -19,6 +19,7 @@ from typing import NamedTuple
 
 import psutil
 
+from benchmarks import rounds
 from benchmarks.load import FRAMES_AHEAD, Load, cpu_seconds, running_child, running_front
 from benchmarks.timing import Figure, Options
 from mixformer.tracking.v1 import tracking_pb2 as pb
@@ -51,7 +52,7 @@ def _neighbours(options: Options) -> dict[str, Figure]:
     with _service(settings) as (address, front, _):
         for _ in range(options.repeats):
             for name, neighbour in neighbours.items():
-                p99[name].append(asyncio.run(_p99(Load(clip, address, front, frames_ahead=1), neighbour)))
+                p99[name].append(rounds.run(_p99(Load(clip, address, front, frames_ahead=1), neighbour)))
     return {
         f"p99_beside_{name}": Figure.of(
             [beside / alone for beside, alone in zip(p99[name], p99["alone"], strict=True)], "ratio",
@@ -80,7 +81,7 @@ def _rate(running: "_Running", targets: int, clock: str) -> float:
     """Frames a second of so many cameras; by the CPU clock, of the worker's time."""
     load = Load(made_up_clip(640, 360), running.address, running.front)
     before = cpu_seconds(running.worker)
-    took = asyncio.run(load.run(targets, SECONDS, least=2 * targets))
+    took = rounds.run(load.run(targets, SECONDS, least=2 * targets))
     return load.frames / (cpu_seconds(running.worker) - before) if clock == "cpu" else took.rate
 
 

@@ -14,6 +14,7 @@ import urllib.request
 from dataclasses import replace
 from pathlib import Path
 
+from benchmarks import rounds
 from benchmarks.load import Load, Round, running_child, running_front
 from benchmarks.timing import Figure, Options
 from model.geometry import Box
@@ -54,10 +55,10 @@ def measure(options: Options) -> dict[str, Figure]:
         ):
             for number in range(options.repeats):
                 if number % 2:  # neither side always comes first
-                    counted.append(asyncio.run(_scraped(Load(clip, *counting), port)))
-                uncounted.append(asyncio.run(Load(clip, *not_counting).run(SESSIONS)))
+                    counted.append(rounds.run(_scraped(Load(clip, *counting), port)))
+                uncounted.append(rounds.run(Load(clip, *not_counting).run(SESSIONS)))
                 if not number % 2:
-                    counted.append(asyncio.run(_scraped(Load(clip, *counting), port)))
+                    counted.append(rounds.run(_scraped(Load(clip, *counting), port)))
     raw = {"with_ms": [_ms(each) for each in counted], "without_ms": [_ms(each) for each in uncounted]}
     ratios = [longer / shorter for longer, shorter in zip(raw["with_ms"], raw["without_ms"], strict=True)]
     calls_ms = [_calls_ms() for _ in raw["without_ms"]]
