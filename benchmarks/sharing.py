@@ -8,6 +8,7 @@ second of the worker's CPU time, for a machine that others use too.
 
 import asyncio
 import contextlib
+import functools
 import itertools
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -36,6 +37,9 @@ PASS_MS = 50.0
 SLOTS = 8
 SETTINGS = ServeSettings(listen="127.0.0.1:0", metrics="127.0.0.1:0", log_level="error", max_under_way=10_000)
 
+# One of 4K takes many seconds to make.
+_clip = functools.cache(made_up_clip)
+
 Neighbour = Callable[[str], contextlib.AbstractAsyncContextManager[None]]
 
 
@@ -45,7 +49,7 @@ def measure(options: Options) -> dict[str, Figure]:
 
 
 def _neighbours(options: Options) -> dict[str, Figure]:
-    clip = made_up_clip(640, 360)
+    clip = _clip(640, 360)
     settings = replace(SETTINGS, device=SIMULATED_DEVICE, simulated_batch_ms=PASS_MS)
     neighbours: dict[str, Neighbour] = {"alone": _nobody, "slow_client": _slow_client, "4k_sender": _4k_sender}
     p99: dict[str, list[float]] = {name: [] for name in neighbours}
@@ -79,7 +83,7 @@ def _slots(options: Options) -> dict[str, Figure]:
 
 def _rate(running: "_Running", targets: int, clock: str) -> float:
     """Frames a second of so many cameras; by the CPU clock, of the worker's time."""
-    load = Load(made_up_clip(640, 360), running.address, running.front)
+    load = Load(_clip(640, 360), running.address, running.front)
     before = cpu_seconds(running.worker)
     took = rounds.run(load.run(targets, SECONDS, least=2 * targets))
     return load.frames / (cpu_seconds(running.worker) - before) if clock == "cpu" else took.rate
@@ -100,14 +104,14 @@ async def _nobody(address: str) -> AsyncIterator[None]:
 @asynccontextmanager
 async def _slow_client(address: str) -> AsyncIterator[None]:
     """Takes one result a second, with as many frames under way as the service takes in."""
-    async with _camera(address, made_up_clip(640, 360), pause_seconds=1.0):
+    async with _camera(address, _clip(640, 360), pause_seconds=1.0):
         yield
 
 
 @asynccontextmanager
 async def _4k_sender(address: str) -> AsyncIterator[None]:
     """Sends 4K frames as fast as they are answered."""
-    async with _camera(address, made_up_clip(3840, 2160), pause_seconds=0.0):
+    async with _camera(address, _clip(3840, 2160), pause_seconds=0.0):
         yield
 
 

@@ -59,11 +59,6 @@ class Trainer:
         if (folder / CHECKPOINT).exists():
             self._resume()
 
-    @property
-    def average(self) -> MixFormer:
-        """The averaged weights: those to be shipped."""
-        return self._average
-
     def run(self) -> MixFormer:
         """All that is left of the recipe. Gives the averaged weights."""
         while self._phase < len(self._recipe.phases):
