@@ -68,6 +68,7 @@ class Runner:
         # On a CPU a step is over when it has been asked for.
         self.steps_under_way = 2 if self._device.type == "cuda" else 1
         self._upload = Upload(self._device)
+        self._record = cuda_recorder() if self._device.type == "cuda" else None
         self._make_room()
         self._fixed_sizes = _fixed_sizes(self.max_batch) if self._device.type == "cuda" else ()
         self._warm_up()
@@ -130,11 +131,9 @@ class Runner:
 
     def _make_room(self) -> None:
         self._pool = _pool(self._config, self.slots, self._device, self._dtype)
-        self._tracking: PooledNetwork = (
-            RecordedNetwork(self._model, self._pool, cuda_recorder())
-            if self._device.type == "cuda"
-            else CalledNetwork(self._network, self._pool)
-        )
+        self._tracking: PooledNetwork = CalledNetwork(self._network, self._pool)
+        if self._record is not None:
+            self._tracking = RecordedNetwork(self._model, self._pool, self._record)
 
     def _encode_all(self, works: Sequence[Work], passes: list[EncodePass]) -> dict[int, Refused]:
         """Write the memories that are new. Gives the slots that could not be written, with the reason."""
@@ -198,12 +197,23 @@ class Runner:
 
     def _warm_up(self) -> None:
         """Run each size once, so that the first frame does not pay for what the device sets up on its first use."""
+        try:
+            self._run_each_size()
+        except RuntimeError as error:
+            if self._record is None:
+                raise
+            _log.warning("passes cannot be recorded, so each is called anew: %r", error)
+            self._record = None
+            self._tracking = CalledNetwork(self._network, self._pool)
+            self._run_each_size()
+
+    @torch.inference_mode()
+    def _run_each_size(self) -> None:
         search, template = bytes(3 * self._config.search_size**2), bytes(3 * self._config.template_size**2)
-        with torch.inference_mode():
-            for online_count in range(1, 1 + self._update_rule.online_size):
-                self._encode([Work(0, search, (template,) * (1 + online_count))], [])
-                for size in self._fixed_sizes or (1, min(2, self.max_batch)):
-                    self._track([Work(0, search, ())] * size, [])
+        for online_count in range(1, 1 + self._update_rule.online_size):
+            self._encode([Work(0, search, (template,) * (1 + online_count))], [])
+            for size in self._fixed_sizes or (1, min(2, self.max_batch)):
+                self._track([Work(0, search, ())] * size, [])
 
 
 def _is_out_of_memory(error: Exception) -> bool:
