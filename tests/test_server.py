@@ -1,53 +1,19 @@
-"""The parent: what it starts, restarts and ends, with children made for the test; and whole crashes with a real worker."""
+"""The parent: what it starts, restarts and ends, with children made for the test."""
 
 import asyncio
 import os
 import select
 import signal
 import sys
-from collections.abc import AsyncIterator, Callable
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
-import pytest_asyncio
-import tiny
-from tiny import FakeTarget, Observed
+from children import CHILD, FRONT, PATIENCE_SECONDS, WORKER, Notes, status_of, until
 
 from service.config import ServeSettings, SettingsError
-from service.errors import PoisonedFrame
-from service.front.workers.engine import Engine
-from service.front.workers.items import Answer
 from service.keeper import Backoff
 from service.server import Server, serve
 
-PATIENCE_SECONDS = 60.0
-
-# Children of the test's own. Each writes down what happens to it, one line an event, in the file run_dir names.
-CHILD = """
-import os, signal, sys, time
-from service.child import EXIT_BAD_SETTINGS, begin
-from service.pulse import Pulse
-settings = begin()
-def note(words):
-    with open(settings.run_dir, "a") as notes:
-        notes.write(f"{words}\\n")
-def live():
-    while True:
-        signal.pause()
-def end(name):
-    note(f"{name} ends")
-    sys.exit(0)
-"""
-FRONT = (
-    CHILD
-    + """
-signal.signal(signal.SIGTERM, lambda *_: end("front"))
-note(f"front {os.getpid()}")
-print("READY 127.0.0.1:1", flush=True)
-live()
-"""
-)
 STUBBORN_FRONT = FRONT.replace('end("front")', 'note("front stays")')
 # Of two, one that dies after it has served, and one that takes longer to end than the other's next start would wait.
 MORTAL_FRONT = (
@@ -70,15 +36,6 @@ note("front refused")
 sys.exit(1)
 """
 )
-WORKER = (
-    CHILD
-    + """
-Pulse(60).start(1)
-signal.signal(signal.SIGTERM, lambda *_: end("worker"))
-note(f"worker {os.getpid()}")
-live()
-"""
-)
 STUCK_WORKER = (
     CHILD
     + """
@@ -98,45 +55,6 @@ os.kill(os.getpid(), signal.SIGKILL)
 )
 HOPELESS_WORKER = CHILD + "sys.exit(EXIT_BAD_SETTINGS)"
 
-# The real worker, which dies of a search crop that begins with these bytes.
-POISON = b"poison"
-MORTAL_WORKER = f"""
-import os, signal
-from service.worker.runner import Runner
-from service.worker.worker import serve
-run = Runner.run
-def die_of_poison(self, works):
-    if any(work.search.startswith({POISON!r}) for work in works):
-        os.kill(os.getpid(), signal.SIGKILL)
-    return run(self, works)
-Runner.run = die_of_poison
-serve(Runner)
-"""
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(PATIENCE_SECONDS):
-        while not condition():
-            await asyncio.sleep(0.02)
-
-
-class Notes:
-    """What the children wrote down."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        path.touch()
-
-    def lines(self) -> list[str]:
-        return self.path.read_text().splitlines()
-
-    async def until(self, words: str, times: int = 1) -> None:
-        """Wait until so many lines begin like this."""
-        await until(lambda: sum(line.startswith(words) for line in self.lines()) >= times)
-
-    def pid(self, name: str) -> int:
-        return int(next(line.split()[1] for line in self.lines() if line.startswith(f"{name} ")))
-
 
 @pytest.fixture
 def notes(tmp_path: Path) -> Notes:
@@ -146,11 +64,6 @@ def notes(tmp_path: Path) -> Notes:
 def start(notes: Notes, *, worker: str = WORKER, front: str = FRONT, **others: float) -> asyncio.Task[int]:
     settings = ServeSettings(run_dir=str(notes.path), grace_seconds=20, **others)  # type: ignore[arg-type]
     return asyncio.create_task(Server(settings, ("-c", worker), ("-c", front)).run())
-
-
-async def status_of(server: asyncio.Task[int]) -> int:
-    async with asyncio.timeout(PATIENCE_SECONDS):
-        return await server
 
 
 def test_backoff_doubles_to_its_end_and_starts_again_after_a_healthy_life() -> None:
@@ -259,66 +172,3 @@ def test_a_folder_that_cannot_hold_the_socket_is_a_wrong_setting(tmp_path: Path)
     with pytest.raises(SettingsError, match="too long for a unix socket"):
         serve(ServeSettings(run_dir=str(deep)))
     assert list(deep.iterdir()) == []
-
-
-class Linked(NamedTuple):
-    """A front's engine, linked to a real worker that a real parent watches."""
-
-    engine: Engine
-    observed: Observed
-    first_worker: int
-
-    async def stream(self, client: str, target: FakeTarget, frames: int) -> list[Answer]:
-        """The same picture again and again, one frame at a time."""
-        return [await self.engine.submit(client, target, tiny.search_crop()) for _ in range(frames)]
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def linked(tiny_weights: Path, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Linked]:
-    folder = tmp_path_factory.mktemp("server")
-    settings = tiny.settings(
-        tiny_weights, worker_socket=str(folder / "worker.sock"), run_dir=str(folder / "notes"), max_batch=4, slots=16
-    )
-    server = asyncio.create_task(Server(settings, ("-c", MORTAL_WORKER), ("-c", FRONT)).run())
-    observed = Observed()
-    engine = Engine(settings.worker_socket, PATIENCE_SECONDS, observed)
-    async with asyncio.timeout(PATIENCE_SECONDS):
-        hello = await engine.connect()
-    yield Linked(engine, observed, hello.pid)
-    await engine.close()
-    os.kill(os.getpid(), signal.SIGTERM)
-    assert await status_of(server) == 0
-
-
-@pytest.mark.asyncio(loop_scope="module")
-async def test_every_frame_is_answered_though_the_worker_is_killed_under_load(linked: Linked) -> None:
-    targets = [FakeTarget(number) for number in range(5)]
-    streams = [asyncio.create_task(linked.stream(f"client {number}", each, 6)) for number, each in enumerate(targets)]
-    await until(lambda: len(linked.observed.stats) >= 3)
-    os.kill(linked.first_worker, signal.SIGKILL)
-    for answers in await asyncio.gather(*streams):
-        assert len(answers) == 6
-        for answer in answers:
-            assert answer.box == pytest.approx(answers[0].box, abs=1e-4), "its memory was made again from its templates"
-    assert linked.observed.events == ["lost", "reconnect"]
-
-
-@pytest.mark.asyncio(loop_scope="module")
-async def test_slots_in_use_return_to_zero_after_the_last_release(linked: Linked) -> None:
-    targets = [FakeTarget(number) for number in range(5)]
-    await asyncio.gather(*(linked.stream("alice", target, 1) for target in targets))
-    await until(lambda: linked.observed.pongs[-1] >= 5)
-    for target in targets * 2:  # of this test and of the one before
-        linked.engine.release(target.memory_key)
-    await until(lambda: linked.observed.pongs[-1] == 0)
-
-
-@pytest.mark.asyncio(loop_scope="module")
-async def test_a_frame_that_kills_the_worker_twice_is_refused_and_the_others_go_on(linked: Linked) -> None:
-    streams = [asyncio.create_task(linked.stream(f"client {number}", FakeTarget(number), 4)) for number in range(3)]
-    crop = POISON + tiny.search_crop()[len(POISON) :]
-    linked.observed.events.clear()
-    with pytest.raises(PoisonedFrame):
-        await linked.engine.submit("mallory", FakeTarget(9), crop)
-    assert [len(answers) for answers in await asyncio.gather(*streams)] == [4, 4, 4]
-    assert linked.observed.events.count("lost") == 2
