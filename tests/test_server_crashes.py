@@ -26,12 +26,12 @@ MORTAL_WORKER = f"""
 import os, signal
 from service.worker.runner import Runner
 from service.worker.worker import serve
-run = Runner.run
+start = Runner.start
 def die_of_poison(self, works):
     if any(work.search.startswith({POISON!r}) for work in works):
         os.kill(os.getpid(), signal.SIGKILL)
-    return run(self, works)
-Runner.run = die_of_poison
+    return start(self, works)
+Runner.start = die_of_poison
 serve(Runner)
 """
 
