@@ -9,9 +9,8 @@ ROUNDS = 3
 
 
 async def test_a_session_sees_the_same_boxes_beside_hostile_ones_in_its_batches(tmp_path: Path) -> None:
-    # By torch, which takes a batch in one pass; with larger ones the session's turn would come between those of all others.
-    flags = ("--device", "cpu", "--precision", "float32", "--backend", "torch", "--max-batch", "2", "--max-under-way", "32")
-    with served(tmp_path, *flags) as running:
+    # By torch, which takes a batch in one pass.
+    with served(tmp_path, "--device", "cpu", "--precision", "float32", "--backend", "torch") as running:
         found = await beside(running.address, 0, ROUNDS)
         assert "Traceback" not in running.log.read_text()
     assert found.outcomes["OK"] and found.outcomes["BAD_FRAME"] and found.outcomes["INVALID_REQUEST"], found
