@@ -1,7 +1,9 @@
 """One session that means well, tracked by a whole service while others are thrown at it: its boxes beside those that it has alone."""
 
 import asyncio
+import itertools
 from collections import Counter
+from collections.abc import Iterable
 from random import Random
 from typing import NamedTuple
 
@@ -36,14 +38,18 @@ class Beside(NamedTuple):
     distance: float
 
 
-async def beside(address: str, seed: int, rounds: int) -> Beside:
-    """So many rounds of the session, while hostile sessions send frames that are tracked and hostile calls come from the seed on."""
+async def beside(address: str, seed: int, rounds: int, least_shared: int = 0) -> Beside:
+    """So many rounds of the session, and more until it was in so many batches with others, while hostile sessions send frames that
+    are tracked and hostile calls come from the seed on.
+    """
     outcomes: Counter[str] = Counter()
     async with aio.insecure_channel(address) as channel, camera(channel, Tally(), OPTIONS) as each:
         alone = await film(each)
         hostile = [asyncio.create_task(rival(channel, Random(seed + number), outcomes)) for number in range(RIVALS)]
         seen: list[pb.FrameResult] = []
-        for number in range(rounds):
+        for number in itertools.count():
+            if number >= rounds and shared(seen) >= least_shared:
+                break
             first = seed + CALLS_A_ROUND * number
             calling = asyncio.create_task(asyncio.to_thread(calls, address, range(first, first + CALLS_A_ROUND)))
             seen += await film(each)
@@ -52,8 +58,12 @@ async def beside(address: str, seed: int, rounds: int) -> Beside:
             task.cancel()
         ended = await asyncio.gather(*hostile, return_exceptions=True)
     assert all(isinstance(end, asyncio.CancelledError) for end in ended), ended
-    shared = sum(result.timing.batch_size > 1 for result in seen)
-    return Beside(outcomes, shared, max(map(distance, seen, alone * rounds)))
+    return Beside(outcomes, shared(seen), max(map(distance, seen, itertools.cycle(alone))))
+
+
+def shared(seen: Iterable[pb.FrameResult]) -> int:
+    """Frames that were in a batch with others."""
+    return sum(result.timing.batch_size > 1 for result in seen)
 
 
 async def rival(channel: aio.Channel, chance: Random, outcomes: Counter[str]) -> None:
