@@ -56,6 +56,15 @@ class TargetState:
     low_frames: int = 0
 
 
+def next_status(rule: UpdateRule, status: TargetStatus, low_frames: int, score: float) -> TargetStatus:
+    """The status after a frame of this score: the `low_frames`th in a row below the rule's lost_threshold, after `status`."""
+    if status is TargetStatus.LOST and score < rule.found_threshold:
+        return TargetStatus.LOST
+    if low_frames >= rule.lost_after:
+        return TargetStatus.LOST
+    return TargetStatus.UNCERTAIN if score < rule.uncertain_threshold else TargetStatus.TRACKED
+
+
 class Target:
     """A target and its update rule. Frames are uint8 RGB [H, W, 3]; boxes are pixels of the frame."""
 
@@ -147,13 +156,8 @@ class Target:
     def _status(self, score: float | None) -> TargetStatus:
         if score is None:
             return TargetStatus.UNSPECIFIED
-        rule, state = self._rule, self.state
-        state.low_frames = state.low_frames + 1 if score < rule.lost_threshold else 0
-        if self.report.status is TargetStatus.LOST and score < rule.found_threshold:
-            return TargetStatus.LOST
-        if state.low_frames >= rule.lost_after:
-            return TargetStatus.LOST
-        return TargetStatus.UNCERTAIN if score < rule.uncertain_threshold else TargetStatus.TRACKED
+        self.state.low_frames = self.state.low_frames + 1 if score < self._rule.lost_threshold else 0
+        return next_status(self._rule, self.report.status, self.state.low_frames, score)
 
     def _renew(self, image: Image, box: Box, score: float | None, status: TargetStatus) -> bool:
         """Keep the best recent view as candidate and, every interval, make it an online template. Whether the templates changed."""

@@ -14,7 +14,7 @@ from training.shards import Record, ShardError, Shards
 from training.sources import Sources
 
 CONFIG = VARIANTS["mixvit_tiny"]
-CLEAN = Augmentation(joint_color=0.0, single_color=0.0, grayscale=0.0, blur=0.0, low_resolution=0.0, noise=0.0)
+CLEAN = Augmentation(joint_color=0.0, single_color=0.0, light=0.0, grayscale=0.0, blur=0.0, low_resolution=0.0, noise=0.0)
 
 
 @pytest.fixture(scope="module")
@@ -105,3 +105,14 @@ def test_example_depends_on_seed_and_index_alone(shards: Shards) -> None:
     assert np.array_equal(one.templates, same.templates)
     assert not np.array_equal(one.search, other.search)
     assert not np.array_equal(one.search, reseeded.search)
+
+
+def test_a_crop_may_be_taken_in_quite_other_light(shards: Shards) -> None:
+    def spread(light: float) -> float:
+        """Of how much brighter the search region's target is than the template's, in steps of the aperture."""
+        settings = PairSettings(shares={"video": 1.0}, augmentation=replace(CLEAN, light=light))
+        examples = [sampler(shards, settings).example(index) for index in range(30)]
+        return float(np.std([np.log2(example.search.max() / example.templates[0].max()) for example in examples]))
+
+    assert spread(0.0) < 0.1
+    assert spread(1.0) > 0.5

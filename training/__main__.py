@@ -104,7 +104,7 @@ def _calibrate(arguments: argparse.Namespace) -> int:
     shards = Shards(data_folder(arguments.data) / "train", VIDEO_SHARDS)
     scenes = list(vanishing(shards, videos_of(shards.validation())))
     seen = watch_first_template(network, loaded.update_rule, scenes)
-    rule = fitted(loaded.update_rule, [sight for sights in seen for sight in sights])
+    rule = fitted(loaded.update_rule, seen)
     print(rule)
     print(f"held-out videos, each with thresholds of the others: {left_out(network, loaded.update_rule, scenes, seen)}")
     trained = [watch(network, rule, scene) for scene in vanishing(shards, videos_of(shards.training()))]

@@ -15,10 +15,13 @@ _LUMINANCE = np.array([0.299, 0.587, 0.114])
 
 @dataclass(frozen=True)
 class Augmentation:
-    """How strong: `joint` colour changes hit all crops of an example alike, `single` ones each crop on its own."""
+    """How strong: `joint` colour changes hit all crops of an example alike, `single` ones each crop on its own. `light` is the share of
+    crops taken in quite other light than the rest: a lamp that goes on, a cloud, a tunnel.
+    """
 
     joint_color: float = 0.25
     single_color: float = 0.12
+    light: float = 0.2
     grayscale: float = 0.05
     blur: float = 0.12
     low_resolution: float = 0.1
@@ -34,6 +37,12 @@ def color_matrix(rng: np.random.Generator, strength: float, gray: bool = False) 
     linear = brightness * contrast * tint[:, None] * mix
     shift = np.full((3, 1), 110.0 * (1.0 - contrast) * brightness)
     return np.hstack([linear, shift]).astype(np.float32)
+
+
+def light_matrix(rng: np.random.Generator) -> ColorMatrix:
+    """The same scene with up to a sixth or the double of its light, of another colour, as a map [3, 4] of RGB and 1 to RGB."""
+    gain = 2.0 ** rng.uniform(-2.5, 1.0) * 2.0 ** rng.uniform(-0.2, 0.2, 3)
+    return np.hstack([np.diag(gain), np.zeros((3, 1))]).astype(np.float32)
 
 
 def chain(first: ColorMatrix, second: ColorMatrix) -> ColorMatrix:

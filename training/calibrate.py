@@ -12,13 +12,14 @@ from model.config import UpdateRule
 from model.crop import Image
 from model.geometry import Box, overlap
 from model.mixformer import Network
-from model.target import TargetStatus
+from model.target import TargetStatus, next_status
 from model.tracker import Tracker
 from training.shards import Record, Shards
 
 GOOD_OVERLAP = 0.5
 BAD_OVERLAP = 0.2
 GOOD_CALLED_LOST = 0.02  # at most this share of good frames
+THRESHOLDS = tuple(round(0.01 * number, 2) for number in range(1, 61))  # a score above them says that the target is there
 _NEVER = 10**9  # an update interval that no video reaches
 
 
@@ -88,23 +89,47 @@ def watch_first_template(network: Network, rule: UpdateRule, scenes: Sequence[It
     return [watch(network, replace(rule, update_interval=_NEVER), scene) for scene in scenes]
 
 
-def fitted(rule: UpdateRule, sights: Sequence[Sight]) -> UpdateRule:
-    """The rule with thresholds that fit these sights; there must be good and bad ones among them.
+def fitted(rule: UpdateRule, scenes: Sequence[Sequence[Sight]]) -> UpdateRule:
+    """The rule with thresholds that fit these scenes; there must be good and bad sights in them.
 
-    A score is uncertain below the value that best parts good boxes from bad ones, and a lost target is found above it; it is
-    low below what all but GOOD_CALLED_LOST of the good boxes reach; the better half of the good boxes may become templates.
+    A score is low below the highest threshold that calls at most GOOD_CALLED_LOST of the good boxes LOST, and uncertain below the value
+    that best parts good boxes from bad ones, or where it is low; above that a lost target is found. The better half of the good
+    boxes may become templates.
     """
+    sights = [sight for scene in scenes for sight in scene]
     good = np.array([sight.score for sight in sights if sight.is_good])
     bad = np.array([sight.score for sight in sights if sight.is_bad])
-    thresholds = np.linspace(0.01, 0.99, 99)
-    parted = [(good >= threshold).mean() + (bad < threshold).mean() for threshold in thresholds]
-    uncertain = float(thresholds[int(np.argmax(parted))])
-    lost = min(uncertain, float(np.quantile(good, GOOD_CALLED_LOST)))
+    parted = [(good >= threshold).mean() + (bad < threshold).mean() for threshold in THRESHOLDS]
+    lost = max(
+        each for each in THRESHOLDS if each == THRESHOLDS[0] or _good_called_lost(rule, each, scenes) <= GOOD_CALLED_LOST
+    )
+    uncertain = max(lost, THRESHOLDS[int(np.argmax(parted))])
     candidate = max(uncertain, float(np.median(good)))
     return replace(
-        rule, candidate_threshold=min(0.99, round(candidate, 3)), uncertain_threshold=round(uncertain, 3),
-        lost_threshold=round(lost, 3), found_threshold=round(uncertain, 3), renew_when_uncertain=False,
+        rule, candidate_threshold=min(0.99, round(candidate, 3)), uncertain_threshold=uncertain, lost_threshold=lost,
+        found_threshold=uncertain, renew_when_uncertain=False,
     )  # fmt: skip
+
+
+def _good_called_lost(rule: UpdateRule, threshold: float, scenes: Sequence[Sequence[Sight]]) -> float:
+    """The share of good boxes that are called LOST with this threshold."""
+    rule = replace(rule, lost_threshold=threshold, found_threshold=threshold)
+    called = [
+        status is TargetStatus.LOST
+        for scene in scenes
+        for sight, status in zip(scene, statuses(rule, [sight.score for sight in scene]), strict=True)
+        if sight.is_good
+    ]
+    return float(np.mean(called))
+
+
+def statuses(rule: UpdateRule, scores: Iterable[float]) -> Iterator[TargetStatus]:
+    """The status after every frame, from its score: the tracker's, if it tracked the same under another rule."""
+    status, low_frames = TargetStatus.TRACKED, 0
+    for score in scores:
+        low_frames = low_frames + 1 if score < rule.lost_threshold else 0
+        status = next_status(rule, status, low_frames, score)
+        yield status
 
 
 def left_out(
@@ -113,7 +138,7 @@ def left_out(
     """How score and status do where every scene is judged by thresholds fitted to what was `seen` in the others."""
     watched = []
     for number, scene in enumerate(scenes):
-        others = [sight for other, sights in enumerate(seen) if other != number for sight in sights]
+        others = [sights for other, sights in enumerate(seen) if other != number]
         watched.append(watch(network, fitted(rule, others), scene))
     return judged(watched)
 

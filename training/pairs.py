@@ -8,7 +8,7 @@ import numpy.typing as npt
 
 from model.config import ModelConfig
 from model.geometry import Box, CropWindow, crop_window
-from training.augment import Augmentation, chain, color_matrix, photograph
+from training.augment import Augmentation, ColorMatrix, chain, color_matrix, light_matrix, photograph
 from training.shards import Image
 from training.sources import Sources
 from training.view import View, box_in_window, center_of, render, side_of
@@ -111,9 +111,13 @@ class PairSampler:
     def _photographed(self, crops: list[Image], rng: np.random.Generator) -> list[Image]:
         augmentation = self._settings.augmentation
         joint = color_matrix(rng, augmentation.joint_color, gray=bool(rng.random() < augmentation.grayscale))
-        return [
-            photograph(crop, chain(joint, color_matrix(rng, augmentation.single_color)), rng, augmentation) for crop in crops
-        ]
+        return [photograph(crop, chain(joint, self._single(rng)), rng, augmentation) for crop in crops]
+
+    def _single(self, rng: np.random.Generator) -> ColorMatrix:
+        """How one crop's colours differ from those of the others."""
+        augmentation = self._settings.augmentation
+        single = color_matrix(rng, augmentation.single_color)
+        return chain(single, light_matrix(rng)) if rng.random() < augmentation.light else single
 
 
 def _area(box: npt.NDArray[np.float32]) -> float:
