@@ -28,6 +28,8 @@ CONFIG = Path("deploy/kubernetes/envoy-config.yaml")
 # make deploy-check puts a certificate for "tracking" here.
 CERTIFICATES = Path("build/envoy-check")
 ENVOY, ADMIN = "127.0.0.1:8443", "http://127.0.0.1:9901"
+# Envoy gathers changes of health for a second (update_merge_window) before sessions are spread by them.
+MERGE_SECONDS = 2.0
 START_SECONDS = 180.0
 STOP_SECONDS = 30.0
 
@@ -116,17 +118,24 @@ def envoy(hosts: tuple[str, ...], folder: Path) -> Iterator[None]:
 
 
 def wait_until_healthy(count: int) -> None:
-    """Until Envoy holds so many trackers for healthy. Raises SystemExit where it does not come to that."""
+    """Until Envoy spreads over so many trackers. Raises SystemExit where it does not come to that."""
     deadline = time.monotonic() + START_SECONDS
-    while time.monotonic() < deadline:
-        try:
-            with urllib.request.urlopen(f"{ADMIN}/clusters", timeout=5) as answer:
-                if answer.read().count(b"health_flags::healthy") == count:
-                    return
-        except OSError:
-            pass  # still starting
+    healthy_since = None
+    while (now := time.monotonic()) < deadline:
+        healthy_since = (healthy_since or now) if _healthy() == count else None
+        if healthy_since is not None and now - healthy_since > MERGE_SECONDS:
+            return
         time.sleep(0.2)
     raise SystemExit(f"Envoy did not see {count} healthy trackers")
+
+
+def _healthy() -> int:
+    """Trackers that Envoy holds for healthy; none while it starts."""
+    try:
+        with urllib.request.urlopen(f"{ADMIN}/clusters", timeout=5) as answer:
+            return int(answer.read().count(b"health_flags::healthy"))
+    except OSError:
+        return 0
 
 
 def access() -> Access:
