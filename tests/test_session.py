@@ -3,7 +3,7 @@
 import asyncio
 
 import pytest
-from fake_front import bench, start, until
+from fake_front import Bench, bench, start, until
 from google.protobuf.duration_pb2 import Duration
 
 from mixformer.tracking.v1 import tracking_pb2 as pb
@@ -29,6 +29,16 @@ class Stream:
                 finally:
                     await asyncio.sleep(0)  # leaving takes time
                     self.has_it = False
+
+
+async def with_a_frame_under_way(given: Bench) -> tuple[Session, asyncio.Task[pb.FrameResult]]:
+    """A session whose second frame is at the device, and that frame."""
+    session = given.session()
+    await given.track(session, 1, start())
+    given.engine.gate.clear()
+    step = asyncio.create_task(given.track(session, 2))
+    await until(lambda: given.engine.waiting == 1)
+    return session, step
 
 
 async def test_a_second_stream_takes_the_session_over_once_the_first_has_left() -> None:
@@ -170,11 +180,7 @@ async def test_an_idle_session_ends_its_stream_with_the_reason() -> None:
 
 async def test_a_frame_under_way_keeps_its_session() -> None:
     given = bench()
-    session = given.session()
-    await given.track(session, 1, start())
-    given.engine.gate.clear()
-    step = asyncio.create_task(given.track(session, 2))
-    await until(lambda: given.engine.waiting == 1)
+    _session, step = await with_a_frame_under_way(given)
     given.time.now += 1000
     given.front.table.expire()
     assert len(given.front.table) == 1
@@ -243,11 +249,7 @@ async def test_whoever_waits_for_a_session_that_ends_is_told() -> None:
 
 async def test_a_session_ends_to_its_end_though_whoever_ends_it_has_left() -> None:
     given = bench()
-    session = given.session()
-    await given.track(session, 1, start())
-    given.engine.gate.clear()
-    step = asyncio.create_task(given.track(session, 2))
-    await until(lambda: given.engine.waiting == 1)
+    session, step = await with_a_frame_under_way(given)
     end = asyncio.create_task(given.front.table.end(session, SessionNotFound("deleted")))
     await asyncio.sleep(0)
     end.cancel()
