@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from model.config import VARIANTS, ModelConfig, UpdateRule
@@ -61,7 +61,10 @@ def save_model(
     metadata: Mapping[str, str] | None = None,
     dtype: torch.dtype = torch.float16,
 ) -> None:
-    """Write the network, folded, with its variant, its rule (where it has one of its own) and further `metadata`."""
+    """Write the network, folded, with its variant, its rule (where it has one of its own) and further `metadata`.
+
+    Raises OSError where it cannot be written; a file that was there before stays as it was.
+    """
     copy = MixFormer(model.config).eval()
     if not _is_folded(model):
         copy.load_state_dict(model.state_dict())
@@ -73,7 +76,14 @@ def save_model(
     notes = dict(metadata or {}) | {"variant": model.config.name}
     if update_rule is not None:
         notes["update_rule"] = json.dumps(asdict(update_rule))
-    save_file(tensors, str(path), notes)
+    # Not by safetensors' save_file, whose files nobody but their writer can read.
+    path = Path(path)
+    unfinished = path.with_name(f"{path.name}.new")
+    try:
+        unfinished.write_bytes(save(tensors, notes))
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
 
 
 def convert(source: str | Path, destination: str | Path, variant: str | None = None) -> ModelConfig:

@@ -1,6 +1,6 @@
 """Every variant of the network and the rule that renews its templates, as values. Imports nothing heavy."""
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, fields, replace
 from enum import StrEnum
 
 MAX_ONLINE_TEMPLATES = 5
@@ -90,14 +90,18 @@ class UpdateRule:
     lost_after: int = 5
 
     def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            kind: type = type(field.default)
+            if not isinstance(value, int | kind) or isinstance(value, bool) is not (kind is bool):
+                raise ValueError(f"{field.name} {value!r} is no {kind.__name__}")
+            if kind is float and not 0.0 <= value <= 1.0:
+                raise ValueError(f"{field.name} {value} is outside 0 to 1")
         for name, frames in (("update_interval", self.update_interval), ("lost_after", self.lost_after)):
             if not 1 <= frames <= MAX_RULE_FRAMES:
                 raise ValueError(f"{name} {frames} is outside 1 to {MAX_RULE_FRAMES}")
         if not 1 <= self.online_size <= MAX_ONLINE_TEMPLATES:
             raise ValueError(f"online_size {self.online_size} is outside 1 to {MAX_ONLINE_TEMPLATES}")
-        for name, value in asdict(self).items():
-            if isinstance(value, float) and not 0.0 <= value <= 1.0:
-                raise ValueError(f"{name} {value:g} is outside 0 to 1")
 
 
 def _convolutional(

@@ -37,9 +37,9 @@ def crop_window(box: Box, factor: float) -> CropWindow:
     """The square around `box` whose side is `factor` times the square root of the box's area.
 
     Corners are rounded half to even, as in the original's `sample_target` (lib/train/data/processing_utils.py).
-    Raises ValueError where the box is not finite or the side would be below one pixel.
+    Raises ValueError where the box, its far corner or its area is not finite, or the side would be below one pixel.
     """
-    if not all(map(math.isfinite, box)):
+    if not all(map(math.isfinite, (*box, box.x + box.width, box.y + box.height, box.width * box.height))):
         raise ValueError(f"box {tuple(box)} is not finite")
     if box.width <= 0 or box.height <= 0:
         raise ValueError(f"box of {box.width:g}x{box.height:g} has no area")

@@ -2,6 +2,7 @@
 
 import hashlib
 import pickle
+import resource
 import shutil
 import zipfile
 from collections import OrderedDict
@@ -111,6 +112,25 @@ def test_loading_and_saving_again_keeps_every_weight(tiny: Path, tmp_path: Path)
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 
+def test_weights_can_be_read_by_others_as_any_file_of_their_writer(tiny: Path, tmp_path: Path) -> None:
+    (tmp_path / "any").touch()
+    assert tiny.stat().st_mode == (tmp_path / "any").stat().st_mode
+
+
+def test_weights_that_find_no_room_leave_the_former_ones(tiny: Path, tmp_path: Path) -> None:
+    path, former = tmp_path / "weights.safetensors", tiny.read_bytes()
+    path.write_bytes(former)
+    model, limits = load_model(tiny).model, resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(former) // 2, limits[1]))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            save_model(path, model)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert path.read_bytes() == former
+    assert [*tmp_path.iterdir()] == [path]
+
+
 def broken(tiny: Path, tmp_path: Path, change: str, value: Tensor | None) -> Path:
     tensors = load_file(tiny)
     if value is None:
@@ -151,10 +171,24 @@ def test_wrong_variant_is_refused(tiny: Path) -> None:
         load_model(tiny, "mixcvt_base")
 
 
-def test_rule_out_of_range_in_the_metadata_is_refused(tiny: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("rule", "reason"),
+    [
+        ('{"online_size": 9}', "online_size 9 is outside 1 to 5"),
+        ('{"lost_threshold": 7}', "lost_threshold 7 is outside 0 to 1"),
+        ('{"lost_threshold": NaN}', "lost_threshold nan is outside 0 to 1"),
+        ('{"lost_threshold": "0.3"}', "lost_threshold '0.3' is no float"),
+        ('{"lost_threshold": true}', "lost_threshold True is no float"),
+        ('{"update_interval": 1.0}', "update_interval 1.0 is no int"),
+        ('{"renew_when_uncertain": "no"}', "renew_when_uncertain 'no' is no bool"),
+        ('{"pace": 1}', "pace"),
+        ("[]", "not usable"),
+    ],
+)
+def test_a_rule_that_makes_no_sense_in_the_metadata_is_refused(tiny: Path, tmp_path: Path, rule: str, reason: str) -> None:
     path = tmp_path / "rule.safetensors"
-    save_file(load_file(tiny), path, {"variant": "mixvit_tiny", "update_rule": '{"online_size": 9}'})
-    with pytest.raises(CheckpointError, match="online_size 9 is outside 1 to 5"):
+    save_file(load_file(tiny), path, {"variant": "mixvit_tiny", "update_rule": rule})
+    with pytest.raises(CheckpointError, match=reason):
         load_model(path)
 
 

@@ -41,6 +41,8 @@ TRACK = ["track", "clip.mp4", "--box", "1,2,3,4"]
         (["loadtest", "--streams", "0"], "'0'"),
         (["loadtest", "--rate", "nan"], "'nan'"),
         (["loadtest", "--size", "640"], "'640'"),
+        (["loadtest", "--size", "640x9"], "10 to 16384"),
+        (["loadtest", "--size", "16385x640"], "10 to 16384"),
         (["loadtest", "--source", "clip.mp4"], "--box"),
         (["healthcheck", "--timeout", "-1"], "--timeout"),
         (["convert", "only-one"], "DESTINATION"),
@@ -119,6 +121,11 @@ def test_a_file_that_is_no_checkpoint_is_one_line(capsys: pytest.CaptureFixture[
     source.write_text("words")
     assert main(["convert", str(source), str(tmp_path / "out.safetensors")]) == 1
     assert capsys.readouterr().err.startswith(f"mixformer convert: {source}: ")
+
+
+def test_a_file_of_ours_is_not_converted_again(capsys: pytest.CaptureFixture[str], tiny_weights: Path, tmp_path: Path) -> None:
+    assert main(["convert", str(tiny_weights), str(tmp_path / "out.safetensors")]) == 2
+    assert capsys.readouterr().err == f"mixformer convert: {tiny_weights}: the source is a .safetensors file already\n"
 
 
 def test_a_missing_video_is_one_line(tiny_weights: Path, capsys: pytest.CaptureFixture[str]) -> None:

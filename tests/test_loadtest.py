@@ -2,6 +2,7 @@
 
 import json
 import math
+import tracemalloc
 from itertools import pairwise
 from pathlib import Path
 
@@ -112,6 +113,16 @@ def test_the_made_up_clip_holds_pictures_of_the_size_asked_for() -> None:
     clip = made_up_clip(160, 120)
     assert simplejpeg.decode_jpeg(clip.frames[0]).shape == (120, 160, 3)
     assert clip.box.x + clip.box.width <= 160
+
+
+def test_the_made_up_clip_takes_the_room_of_one_picture_beside_its_jpegs() -> None:
+    tracemalloc.start()
+    try:
+        made_up_clip(640, 360)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 20 * 640 * 360 * 3
 
 
 def test_a_recorded_clip_is_the_footage_as_jpeg(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """`mixformer track`: what it reads, writes and says, in this process and through a server."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -157,7 +158,7 @@ def test_a_servers_rejection_is_told_alike(folder: Path, capsys: pytest.CaptureF
     assert "frame 2 REJECTED: BAD_FRAME: not a picture" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("box", ["500,500,20,20", "nan,1,2,3", "1,2,0,4", "1,2,3"])
+@pytest.mark.parametrize("box", ["500,500,20,20", "nan,1,2,3", "1,2,0,4", "1,2,3", "0,0,1e200,1e200", "1.7e308,0,1.7e308,0.1"])
 def test_a_box_that_cannot_be_used_ends_in_one_line(
     box: str, folder: Path, tiny_weights: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -175,6 +176,32 @@ def test_a_server_that_goes_away_ends_in_one_line(folder: Path, capsys: pytest.C
     with listening(FakeService(fails_at=2)) as server:
         assert main(["track", str(folder), "--box", BOX, "--server", server, "--patience", "0"]) == 1
     assert capsys.readouterr().err == f"mixformer track: {server}: UNAVAILABLE: draining\n"
+
+
+def test_a_full_disk_ends_in_one_line(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    boxes = ["--box", BOX] * 200  # lines that are longer than a file's buffer
+    with listening(FakeService()) as server:
+        assert main(["track", str(folder), *boxes, "--server", server, "--output", "/dev/full"]) == 1
+    assert capsys.readouterr().err == "mixformer track: [Errno 28] No space left on device\n"
+
+
+@pytest.mark.parametrize("flag", ["--output", "--video"])
+def test_a_result_is_never_written_over_its_source(flag: str, video: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = video.read_bytes()
+    with listening(FakeService()) as server:
+        assert main(["track", str(video), "--box", BOX, "--server", server, flag, str(video)]) == 2
+    assert video.read_bytes() == before
+    assert capsys.readouterr().err == f"mixformer track: {flag} {video} is the video that is tracked\n"
+
+
+def test_a_video_can_be_closed_while_a_frame_is_written(tmp_path: Path) -> None:
+    image = np.random.default_rng(0).integers(0, 256, (1080, 1920, 3), dtype=np.uint8)
+    path = tmp_path / "clip.mp4"
+    with ThreadPoolExecutor(1) as threads, VideoFile(path, 25.0) as file:
+        writing = [threads.submit(file.write, image) for _ in range(4)]
+        writing[0].result()
+    assert [each.exception() for each in writing] == [None] * 4
+    assert cv2.VideoCapture(str(path)).read()[0]
 
 
 def test_the_figures_come_as_json_where_asked(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -44,8 +44,9 @@ def recorded_clip(source: Path, box: Box) -> Clip:
 
 def made_up_clip(width: int, height: int) -> Clip:
     """A square that circles over a still ground."""
-    images, boxes = zip(*synthetic_clip(width, height, SYNTHETIC_FRAMES), strict=True)
-    return Clip(_to_jpeg(images), boxes[0])
+    # Two passes: all pictures at once would take a hundred times the memory of one.
+    _, box = next(synthetic_clip(width, height, SYNTHETIC_FRAMES))
+    return Clip(_to_jpeg(image for image, _ in synthetic_clip(width, height, SYNTHETIC_FRAMES)), box)
 
 
 def _to_jpeg(images: Iterable[Image]) -> list[bytes]:

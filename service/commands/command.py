@@ -6,6 +6,8 @@ import math
 from model.geometry import Box
 
 _LARGEST = 2**31 - 1
+# From the smallest picture that is tracked in up to one of 800 MB.
+_SMALLEST_SIDE, _LARGEST_SIDE = 10, 16384
 
 
 class CommandError(Exception):
@@ -54,6 +56,9 @@ def parse_size(text: str) -> tuple[int, int]:
     """`WxH` in pixels as (width, height). Raises ArgumentTypeError where it is not one."""
     width, _, height = text.partition("x")
     try:
-        return positive_int(width), positive_int(height)
+        size = positive_int(width), positive_int(height)
     except argparse.ArgumentTypeError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not WIDTHxHEIGHT in pixels") from None
+        size = 0, 0
+    if min(size) < _SMALLEST_SIDE or max(size) > _LARGEST_SIDE:
+        raise argparse.ArgumentTypeError(f"{text!r} is not WIDTHxHEIGHT in pixels, {_SMALLEST_SIDE} to {_LARGEST_SIDE} each")
+    return size

@@ -8,7 +8,9 @@ from service.commands.command import CommandError
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Write the destination and say what it holds. The exit code; raises CommandError."""
+    """Write the destination and say what it holds. The exit code; raises CommandError, OSError where it cannot be written."""
+    if arguments.source.suffix == ".safetensors":
+        raise CommandError(f"{arguments.source}: the source is a .safetensors file already", exit_code=2)
     if arguments.destination.suffix != ".safetensors":
         raise CommandError(f"{arguments.destination}: the destination is a .safetensors file", exit_code=2)
     try:

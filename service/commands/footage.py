@@ -1,5 +1,6 @@
 """Frames from a video file or a folder of pictures, and a video file to write drawn frames to."""
 
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,21 +70,25 @@ class VideoFile:
         self._frame_rate = frame_rate
         self._size = (0, 0)
         self._writer: cv2.VideoWriter | None = None
+        # Ctrl-C closes it while a thread writes, and OpenCV would crash.
+        self._lock = threading.Lock()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        if self._writer is not None:
-            self._writer.release()
+        with self._lock:
+            if self._writer is not None:
+                self._writer.release()
 
     def write(self, image: Image) -> None:
         """Appends a frame, uint8 RGB [H, W, 3]. Raises CommandError where the file cannot be written."""
-        if self._writer is None:
-            self._writer = self._open((image.shape[1], image.shape[0]))
-        if image.shape[1::-1] != self._size:
-            image = cv2.resize(image, self._size).astype(np.uint8, copy=False)
-        self._writer.write(cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
+        with self._lock:
+            if self._writer is None:
+                self._writer = self._open((image.shape[1], image.shape[0]))
+            if image.shape[1::-1] != self._size:
+                image = cv2.resize(image, self._size).astype(np.uint8, copy=False)
+            self._writer.write(cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
 
     def _open(self, size: tuple[int, int]) -> cv2.VideoWriter:
         self._size = size

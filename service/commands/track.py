@@ -63,8 +63,11 @@ class TrackOutput:
         self._ended_at = self._begun_at
 
     def __enter__(self) -> Self:
+        output, video, source = self._arguments.output, self._arguments.video, self._arguments.source
+        for flag, path in (("--output", output), ("--video", video)):
+            if path is not None and path.exists() and path.samefile(source):
+                raise CommandError(f"{flag} {path} is the video that is tracked", exit_code=2)
         with ExitStack() as stack:
-            output, video = self._arguments.output, self._arguments.video
             self._lines = stack.enter_context(output.open("wb")) if output else None
             self._video = stack.enter_context(VideoFile(video, self._footage.frame_rate)) if video else None
             # disable=None: only where a person watches a terminal

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import simplejpeg
 
 from mixformer.tracking.v1 import tracking_pb2 as pb
-from service.client import ClientError, TrackingClient
+from service.client import TrackingClient
 from service.client_session import ClientSession
 from service.commands.access import access_of
 from service.commands.command import CommandError
@@ -56,12 +56,12 @@ class Exchange:
         self._in_flight: asyncio.Queue[_Sent | None] = asyncio.Queue()
 
     async def run(self, frames: Iterator[Payload]) -> None:
-        """Until every frame has its result. Raises ClientError or CommandError."""
+        """Until every frame has its result. Raises ClientError, CommandError, or OSError where a file cannot be read or written."""
         try:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._send(frames))
                 tasks.create_task(self._receive())
-        except* (ClientError, CommandError) as group:
+        except* (OSError, CommandError) as group:
             raise group.exceptions[0] from None
 
     async def _send(self, frames: Iterator[Payload]) -> None:
