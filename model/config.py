@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, fields, replace
 from enum import StrEnum
+from typing import Any
 
 MAX_ONLINE_TEMPLATES = 5
 # Four years at 30 frames/s: "never" for a rule, and a number that every message can hold.
@@ -92,7 +93,7 @@ class UpdateRule:
     def __post_init__(self) -> None:
         for field in fields(self):
             value = getattr(self, field.name)
-            kind: type = type(field.default)
+            kind: Any = type(field.default)
             if not isinstance(value, int | kind) or isinstance(value, bool) is not (kind is bool):
                 raise ValueError(f"{field.name} {value!r} is no {kind.__name__}")
             if kind is float and not 0.0 <= value <= 1.0:
