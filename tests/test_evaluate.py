@@ -82,6 +82,23 @@ def test_what_is_wrong_with_a_sequence_is_named(tmp_path: Path) -> None:
         read_sequences(tmp_path)
 
 
+@pytest.mark.parametrize(
+    "boxes", ["30,40,24,20", "30,40,24,20\nnan,nan,nan,nan", "0,0,0,0\n30,40,24,20"], ids=["alone", "gone", "no first"]
+)
+def test_a_sequence_with_nothing_to_follow_is_refused(tmp_path: Path, boxes: str) -> None:
+    write_sequence(tmp_path / "Short", tmp_path / "Short/img")
+    (tmp_path / "Short/groundtruth.txt").write_text(boxes)
+    with pytest.raises(SequenceError, match="Short: a box is needed on the first frame and on one after it"):
+        read_sequences(tmp_path)
+
+
+@pytest.mark.parametrize("frames", [0, 1])
+def test_too_few_frames_to_follow_anything_are_refused(tmp_path: Path, frames: int) -> None:
+    write_sequence(tmp_path / "Short", tmp_path / "Short/img")
+    with pytest.raises(SequenceError, match="Short: a box is needed"):
+        read_sequences(tmp_path, frames)
+
+
 def test_evaluate_prints_every_tracker_and_writes_its_boxes(
     tmp_path: Path, tiny_weights: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

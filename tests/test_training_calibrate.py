@@ -1,5 +1,6 @@
 """Thresholds read off scores, and how far the status they give can be trusted."""
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from model.config import UpdateRule
 from model.geometry import Box
 from model.target import TargetStatus
 from training.calibrate import (
+    CalibrationError,
     Shot,
     Sight,
     fitted,
@@ -60,14 +62,23 @@ def test_scores_at_the_top_leave_room_for_a_template() -> None:
     assert fitted(UpdateRule(), [sights([0.9999] * 9, 0.9) + sights([0.1], 0.0)]).candidate_threshold == 0.99
 
 
+@pytest.mark.parametrize(("overlap", "counts"), [(0.9, "5 good boxes and 0 bad"), (0.0, "0 good boxes and 5 bad")])
+def test_thresholds_need_good_and_bad_boxes(overlap: float, counts: str) -> None:
+    with pytest.raises(CalibrationError, match=counts):
+        fitted(UpdateRule(), [sights([0.5] * 5, overlap)])
+
+
 def test_overlap_between_good_and_bad_says_nothing() -> None:
     good_and_bad = sights([0.9] * 5, 0.9) + sights([0.1] * 5, 0.1)
     assert fitted(UpdateRule(), [good_and_bad]) == fitted(UpdateRule(), [good_and_bad + sights([0.5] * 50, 0.35)])
 
 
-@pytest.mark.parametrize(("higher", "lower", "area"), [([0.9, 0.8], [0.1], 1.0), ([0.5], [0.5], 0.5), ([0.2, 0.6], [0.4], 0.5)])
+@pytest.mark.parametrize(
+    ("higher", "lower", "area"),
+    [([0.9, 0.8], [0.1], 1.0), ([0.5], [0.5], 0.5), ([0.2, 0.6], [0.4], 0.5), ([], [0.1], math.nan)],
+)
 def test_roc_area_is_the_share_of_pairs_in_order(higher: list[float], lower: list[float], area: float) -> None:
-    assert roc_area(higher, lower) == area
+    assert roc_area(higher, lower) == pytest.approx(area, nan_ok=True)
 
 
 def test_every_scene_ends_where_its_target_is_not(tmp_path: Path) -> None:
@@ -82,7 +93,7 @@ def test_every_scene_ends_where_its_target_is_not(tmp_path: Path) -> None:
 
 def test_one_video_alone_is_refused(tmp_path: Path) -> None:
     shards = write_shards(tmp_path)
-    with pytest.raises(ValueError, match="1 videos"):
+    with pytest.raises(CalibrationError, match="1 videos"):
         list(vanishing(shards, videos_of(shards.validation())))
 
 

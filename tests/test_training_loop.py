@@ -74,6 +74,12 @@ def test_resumed_run_equals_an_unbroken_one(sources: Sources, tmp_path: Path, mo
     assert all(torch.equal(resumed[name], unbroken[name]) for name in unbroken)
 
 
+def test_a_run_that_diverges_ends(sources: Sources, tmp_path: Path) -> None:
+    steep = Phase("box", 20, 4, 32, 64, 1e30, 1e30, warmup_steps=1)
+    with pytest.raises(RuntimeError, match="non-finite"):
+        loop.Trainer(recipe(steep), sources, tmp_path, None, "cpu").run()
+
+
 def test_run_is_not_resumed_under_another_recipe(sources: Sources, tmp_path: Path) -> None:
     loop.Trainer(recipe(phase(3)), sources, tmp_path, None, "cpu").run()
     with pytest.raises(RecipeError, match="another recipe"):
@@ -165,6 +171,8 @@ def test_recipes_can_be_read(path: Path) -> None:
         ("seed", "sead", "sead"),
         ('"mixvit_tiny"', '"mixvit_teeny"', "mixvit_teeny"),
         ("search_size = 256", "search_size = 224", "224"),
+        ("seed = 1", "log_every = 0", "`int` >= 1 - at `$.log_every`"),
+        ('"mixvit_tiny"', '"mixcvt_small"', "pretrained"),
     ],
 )
 def test_wrong_recipe_is_refused_with_what_is_wrong(tmp_path: Path, before: str, after: str, named: str) -> None:

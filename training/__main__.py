@@ -10,7 +10,17 @@ from model.checkpoint import load_model, save_model
 from model.compiled import CompiledMixFormer
 from model.mixformer import MixFormer
 from model.official import CheckpointError
-from training.calibrate import BAD_OVERLAP, fitted, judged, left_out, vanishing, videos_of, watch, watch_first_template
+from training.calibrate import (
+    BAD_OVERLAP,
+    CalibrationError,
+    fitted,
+    judged,
+    left_out,
+    vanishing,
+    videos_of,
+    watch,
+    watch_first_template,
+)
 from training.evaluate import evaluate, followers, score_area, table, write_json
 from training.loop import Trainer, averaged
 from training.recipe import Recipe, RecipeError, read_recipe
@@ -31,7 +41,7 @@ def main(words: list[str] | None = None) -> int:
     try:
         code: int = arguments.run(arguments)
         return code
-    except (CheckpointError, RecipeError, SequenceError, ShardError) as error:
+    except (CheckpointError, RecipeError, SequenceError, ShardError, CalibrationError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
 

@@ -1,5 +1,6 @@
 """The thresholds of a target's status and renewal, read off the tracker's own scores on annotated videos."""
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -8,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from model.config import UpdateRule
+from model.config import MAX_RULE_FRAMES, UpdateRule
 from model.crop import Image
 from model.geometry import Box, overlap
 from model.mixformer import Network
@@ -20,7 +21,10 @@ GOOD_OVERLAP = 0.5
 BAD_OVERLAP = 0.2
 GOOD_CALLED_LOST = 0.02  # at most this share of good frames
 THRESHOLDS = tuple(round(0.01 * number, 2) for number in range(1, 61))  # a score above them says that the target is there
-_NEVER = 10**9  # an update interval that no video reaches
+
+
+class CalibrationError(ValueError):
+    """The videos say too little to fit thresholds to; the message has the numbers."""
 
 
 class Shot(NamedTuple):
@@ -51,7 +55,7 @@ class Sight(NamedTuple):
 @dataclass(frozen=True)
 class Reliability:
     """How far the score and the status can be trusted. `frames_until_lost`: after the target is gone, one entry a video;
-    the video's length where it was never noticed. `roc_area`: of "bad" against 1 - score."""
+    the video's length where it was never noticed. `roc_area`: of "bad" against 1 - score. NaN where no box was good, or none bad."""
 
     roc_area: float
     good_called_lost: float
@@ -74,9 +78,9 @@ def videos_of(records: Iterable[Record]) -> list[list[Record]]:
 
 
 def vanishing(shards: Shards, videos: Sequence[Sequence[Record]]) -> Iterator[Iterable[Shot]]:
-    """Every video, each cut after its end to the next video, where its target is not. Raises ValueError below two videos."""
+    """Every video, each cut after its end to the next video, where its target is not. Raises CalibrationError below two."""
     if len(videos) < 2:
-        raise ValueError(f"{len(videos)} videos: a target can only vanish into another one")
+        raise CalibrationError(f"{len(videos)} videos: a target can only vanish into another one")
     for frames, other in pairwise([*videos, videos[0]]):
         shown = [Shot(shards.image(record), record.boxes[0]) for record in frames]
         height, width = shown[0].image.shape[:2]
@@ -86,11 +90,11 @@ def vanishing(shards: Shards, videos: Sequence[Sequence[Record]]) -> Iterator[It
 
 def watch_first_template(network: Network, rule: UpdateRule, scenes: Sequence[Iterable[Shot]]) -> list[list[Sight]]:
     """What the tracker sees in each scene with its first template alone: what thresholds are fitted to."""
-    return [watch(network, replace(rule, update_interval=_NEVER), scene) for scene in scenes]
+    return [watch(network, replace(rule, update_interval=MAX_RULE_FRAMES), scene) for scene in scenes]
 
 
 def fitted(rule: UpdateRule, scenes: Sequence[Sequence[Sight]]) -> UpdateRule:
-    """The rule with thresholds that fit these scenes; there must be good and bad sights in them.
+    """The rule with thresholds that fit these scenes. Raises CalibrationError where they show no good or no bad boxes.
 
     A score is low below the highest threshold that calls at most GOOD_CALLED_LOST of the good boxes LOST, and uncertain below the value
     that best parts good boxes from bad ones, or where it is low; above that a lost target is found. The better half of the good
@@ -99,6 +103,8 @@ def fitted(rule: UpdateRule, scenes: Sequence[Sequence[Sight]]) -> UpdateRule:
     sights = [sight for scene in scenes for sight in scene]
     good = np.array([sight.score for sight in sights if sight.is_good])
     bad = np.array([sight.score for sight in sights if sight.is_bad])
+    if not len(good) or not len(bad):
+        raise CalibrationError(f"{len(good)} good boxes and {len(bad)} bad ones: thresholds need both")
     parted = [(good >= threshold).mean() + (bad < threshold).mean() for threshold in THRESHOLDS]
     lost = max(
         each for each in THRESHOLDS if each == THRESHOLDS[0] or _good_called_lost(rule, each, scenes) <= GOOD_CALLED_LOST
@@ -146,10 +152,10 @@ def left_out(
 def judged(watched: Sequence[Sequence[Sight]]) -> Reliability:
     """How far score and status could be trusted in these scenes, of which each ends without its target."""
     sights = [sight for scene in watched for sight in scene]
-    good = [sight for sight in sights if sight.is_good]
+    lost = [sight.status is TargetStatus.LOST for sight in sights if sight.is_good]
     return Reliability(
         roc_area=roc_area([s.score for s in sights if not s.is_bad], [s.score for s in sights if s.is_bad]),
-        good_called_lost=float(np.mean([sight.status is TargetStatus.LOST for sight in good])),
+        good_called_lost=float(np.mean(lost)) if lost else math.nan,
         frames_until_lost=tuple(_until_lost([sight for sight in scene if sight.overlap is None]) for scene in watched),
     )
 
@@ -171,7 +177,9 @@ def watch(network: Network, rule: UpdateRule, scene: Iterable[Shot]) -> list[Sig
 
 
 def roc_area(higher: Sequence[float], lower: Sequence[float]) -> float:
-    """The probability that one of `higher` is above one of `lower`, ties counted half: the area under the ROC curve."""
+    """The probability that one of `higher` is above one of `lower`, ties counted half: the area under the ROC curve. NaN where one is empty."""
+    if not higher or not lower:
+        return math.nan
     above: NDArray[np.float64] = np.subtract.outer(np.array(higher), np.array(lower))
     return float(((above > 0) + 0.5 * (above == 0)).mean())
 

@@ -1,7 +1,6 @@
 """One pass over annotated sequences: our tracker beside others, from the first box alone."""
 
 import json
-import math
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -114,7 +113,7 @@ def score_area(runs: Mapping[str, Run], videos: Sequence[Video]) -> float:
         for box, score, truth in zip(run.boxes, run.scores, video.boxes[1:], strict=True):
             if score is not None and is_usable(truth):
                 (misses if overlap(box, truth) < BAD_OVERLAP else hits).append(score)
-    return roc_area(hits, misses) if hits and misses else math.nan
+    return roc_area(hits, misses)
 
 
 def write_json(runs: Mapping[str, Mapping[str, Run]], path: Path) -> None:

@@ -60,7 +60,7 @@ class Trainer:
             self._resume()
 
     def run(self) -> MixFormer:
-        """All that is left of the recipe. Gives the averaged weights."""
+        """All that is left of the recipe. Gives the averaged weights. Raises RuntimeError where the training diverges."""
         while self._phase < len(self._recipe.phases):
             self._run_phase(self._recipe.phases[self._phase])
             self._phase, self._step, self._optimizer_state = self._phase + 1, 0, None
@@ -98,7 +98,9 @@ class Trainer:
             loss, figures = self._box_loss(model, batch) if phase.part == "box" else _score_step(model, batch)
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_([p for group in optimizer.param_groups for p in group["params"]], self._recipe.gradient_norm)
+        trained = [p for group in optimizer.param_groups for p in group["params"]]
+        # Rather than going on with weights that are no numbers: the last checkpoint stays.
+        nn.utils.clip_grad_norm_(trained, self._recipe.gradient_norm, error_if_nonfinite=True)
         optimizer.step()
         return figures
 

@@ -1,12 +1,14 @@
 """A recipe: everything that decides what a training gives, in one TOML file."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
 
-from model.config import VARIANTS, ModelConfig, UpdateRule
+from model.config import VARIANTS, Family, ModelConfig, UpdateRule
 from training.pairs import PairSettings
+
+Count = Annotated[int, msgspec.Meta(ge=1)]
 
 
 class RecipeError(ValueError):
@@ -21,13 +23,13 @@ class Phase(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """
 
     part: Literal["box", "score"]
-    steps: int
-    batch_size: int
+    steps: Count
+    batch_size: Annotated[int, msgspec.Meta(ge=2)]
     template_size: int
     search_size: int
     backbone_rate: float = 1.5e-4
     head_rate: float = 1e-3
-    warmup_steps: int = 60
+    warmup_steps: Count = 60
     last_share: float = 0.02
     ema_decay: float = 0.998
     absent: float = 0.0
@@ -37,7 +39,7 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A training from its first to its last step. `pretrained`: whether the backbone starts from the ImageNet network."""
 
     variant: str
-    phases: tuple[Phase, ...]
+    phases: Annotated[tuple[Phase, ...], msgspec.Meta(min_length=1)]
     pairs: PairSettings = PairSettings()
     update_rule: UpdateRule = UpdateRule()
     pretrained: bool = True
@@ -48,9 +50,9 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     l1_weight: float = 5.0
     giou_weight: float = 2.0
     corner_weight: float = 0.3
-    workers: int = 1
-    log_every: int = 20
-    checkpoint_every: int = 100
+    workers: Annotated[int, msgspec.Meta(ge=0)] = 1
+    log_every: Count = 20
+    checkpoint_every: Count = 100
 
     def config(self, phase: Phase) -> ModelConfig:
         """The network of a phase."""
@@ -65,9 +67,9 @@ def read_recipe(path: Path) -> Recipe:
         raise RecipeError(f"{path}: {error}") from error
     if recipe.variant not in VARIANTS:
         raise RecipeError(f"{path}: unknown variant {recipe.variant!r}")
-    if not recipe.phases or any(min(phase.steps, phase.warmup_steps, phase.batch_size - 1) < 1 for phase in recipe.phases):
-        raise RecipeError(f"{path}: needs phases of at least 1 step, 1 of warm-up and a batch of at least 2")
     config, last = VARIANTS[recipe.variant], recipe.phases[-1]
+    if recipe.pretrained and config.family is not Family.MIXVIT:
+        raise RecipeError(f"{path}: pretrained = true, but the ImageNet network is a ViT and {config.name} is none")
     if (last.template_size, last.search_size) != (config.template_size, config.search_size):
         sizes = (
             f"{last.template_size} and {last.search_size}, {config.name} needs {config.template_size} and {config.search_size}"

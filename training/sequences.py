@@ -9,6 +9,7 @@ import numpy as np
 
 from model.crop import Image
 from model.geometry import Box
+from training.measures import is_usable
 
 ANNOTATION = "groundtruth.txt"
 
@@ -48,8 +49,10 @@ def _read(folder: Path, limit: int | None) -> Sequence:
     images = sorted(path for path in _pictures(folder).iterdir() if path.suffix.lower() in (".jpg", ".jpeg", ".png"))
     if not images or len(images) < len(boxes):
         raise SequenceError(f"{folder.name}: {len(images)} pictures for {len(boxes)} boxes")
-    count = len(boxes) if limit is None else min(limit, len(boxes))
-    return Sequence(folder.name, tuple(images[:count]), tuple(boxes[:count]))
+    given = boxes[:limit]
+    if not any(map(is_usable, given[:1])) or not any(map(is_usable, given[1:])):
+        raise SequenceError(f"{folder.name}: a box is needed on the first frame and on one after it, {len(given)} frames given")
+    return Sequence(folder.name, tuple(images[: len(given)]), tuple(given))
 
 
 def _pictures(folder: Path) -> Path:

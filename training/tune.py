@@ -9,6 +9,7 @@ import torch
 
 from model.checkpoint import LoadedModel
 from model.compiled import CompiledMixFormer
+from model.config import MAX_RULE_FRAMES
 from training.evaluate import Ours
 from training.measures import measure
 from training.shards import Record, Shards
@@ -28,10 +29,9 @@ class Trial(NamedTuple):
         return f"renewed every {self.update_interval} frames, {self.online_size} online templates{factor}"
 
 
-NEVER = 10**9
 TRIALS = (
-    Trial(NEVER, 1), Trial(200, 2), Trial(25, 1), Trial(25, 2), Trial(25, 3), Trial(10, 2),
-    Trial(NEVER, 1, 3.5), Trial(NEVER, 1, 4.5), Trial(NEVER, 1, 5.0),
+    Trial(MAX_RULE_FRAMES, 1), Trial(200, 2), Trial(25, 1), Trial(25, 2), Trial(25, 3), Trial(10, 2),
+    *(Trial(MAX_RULE_FRAMES, 1, factor) for factor in (3.5, 4.5, 5.0)),
 )  # fmt: skip
 
 
