@@ -37,6 +37,10 @@ def main() -> None:
     )
     parser.add_argument("--output", type=Path, default=LATEST, help="default %(default)s")
     arguments = parser.parse_args()
+    if arguments.repeats < 2:
+        parser.error(f"--repeats {arguments.repeats}: quartiles need at least 2")
+    # Before the hour that the figures take.
+    arguments.output.parent.mkdir(parents=True, exist_ok=True)
     options = Options(arguments.repeats, arguments.clock, arguments.threads)
     torch.set_num_threads(options.threads or usable_cores())
     figures: dict[str, Figure] = {}

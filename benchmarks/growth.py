@@ -124,11 +124,11 @@ def main() -> None:
     parser.add_argument("--device", default="cpu", help="cpu or cuda:N (default %(default)s)")
     parser.add_argument("--folder", type=Path, default=FOLDER, help="where the figures go (default %(default)s)")
     arguments = parser.parse_args()
+    arguments.folder.mkdir(parents=True, exist_ok=True)
     growth = measure(arguments.weights, arguments.device, arguments.seconds)
     raw = {axis: [asdict(point) for point in points] for axis, points in growth.items()}
     machine = {"device": arguments.device, "cores": usable_cores()}
     report = {"weights": arguments.weights.name, **machine, "seconds": arguments.seconds, "growth": raw}
-    arguments.folder.mkdir(parents=True, exist_ok=True)
     (arguments.folder / "growth.json").write_text(json.dumps(report, indent=1) + "\n")
     columns = {
         axis: {

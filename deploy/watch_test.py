@@ -55,7 +55,6 @@ def run() -> int:
     OUTPUT.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
         store = stack.enter_context(redis())
-        store = stack.enter_context(redis())
         service = stack.enter_context(
             serving(OUTPUT / "server.log", *FLAGS, "--store", store.url, "--token-keys", str(token_keys(OUTPUT)))
         )

@@ -17,6 +17,7 @@ from service.sources import load_settings
 
 COMPOSE = [ROOT / "docker-compose.yml", DEPLOY / "compose.cpu.yml"]
 SECURE = DEPLOY / "compose.secure.yml"
+MUTUAL = DEPLOY / "compose.mutual.yml"
 ONE_HOST = DEPLOY / "envoy" / "one-host.yaml"
 GHZ_PLANS = [DEPLOY / "ghz" / name for name in ("track.json", "track_stream.json")]
 IMAGE_LOCKS = sorted((DEPLOY / "image").glob("*.lock"))
@@ -58,6 +59,22 @@ def test_compose_without_tls_says_that_it_is_insecure_and_the_secure_file_takes_
     flags = plain_values(dict(enumerate(secure["healthcheck"]["test"][2:]))).values()
     asked = parse([*flags])
     assert (asked.command, asked.tls_name, asked.tls_ca.parent) == ("healthcheck", "tracker", Path(mount["target"]))
+
+
+@pytest.mark.parametrize("name", ["tracker", "tracker-2"])
+def test_compose_with_client_certificates_asks_for_them_and_its_health_check_has_one(name: str) -> None:
+    plain, secure, mutual = (parsed(path)["services"][name] for path in (ROOT / "docker-compose.yml", SECURE, MUTUAL))
+    settings = load_settings({}, {**plain_values(plain["environment"]), **secure["environment"], **mutual["environment"]})
+    asked = parse([*plain_values(dict(enumerate(mutual["healthcheck"]["test"][2:]))).values()])
+    files = (Path(settings.tls_client_ca), asked.tls_ca, asked.tls_cert, asked.tls_key)
+    assert {each.parent for each in files} == {Path(secure["volumes"][0]["target"])}
+
+
+@pytest.mark.parametrize("path", [SECURE, MUTUAL], ids=lambda path: path.name)
+def test_the_load_tester_gives_its_flags_as_the_command_takes_them(path: Path) -> None:
+    loadtest = parsed(path)["services"]["loadtest"]
+    asked = parse([*plain_values(dict(enumerate(loadtest["command"]))).values()])
+    assert (asked.command, asked.tls_name) == ("loadtest", "tracker")
 
 
 def test_no_container_of_ours_has_a_capability_or_a_file_system_to_write_to() -> None:
