@@ -20,7 +20,7 @@ from typing import NamedTuple
 import grpc
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
-from serving import free_ports, wait_until_serving
+from serving import end, free_ports, wait_until_serving
 
 from service.access import Access
 
@@ -31,7 +31,6 @@ ENVOY, ADMIN = "127.0.0.1:8443", "http://127.0.0.1:9901"
 # Envoy gathers changes of health for a second (update_merge_window) before sessions are spread by them.
 MERGE_SECONDS = 2.0
 START_SECONDS = 180.0
-STOP_SECONDS = 30.0
 
 
 class Tracker(NamedTuple):
@@ -75,8 +74,7 @@ def tracker(host: str, folder: Path, *flags: str) -> Iterator[Tracker]:
         try:
             yield Tracker(host, process, log)
         finally:
-            process.send_signal(signal.SIGTERM)
-            process.wait(STOP_SECONDS)
+            end(process)
 
 
 class Redis(NamedTuple):

@@ -117,7 +117,9 @@ def load(server: str, *flags: str) -> "subprocess.Popen[str]":
 
 def report(loading: "subprocess.Popen[str]") -> dict[str, Any]:
     """What became of the frames. Raises CheckFailed where one got lost."""
-    found: dict[str, Any] = json.loads(loading.communicate()[0])
+    said = loading.communicate()[0]
+    require(bool(said), f"the load test ends with status {loading.returncode} and says nothing")
+    found: dict[str, Any] = json.loads(said)
     is_whole = found["processed"] == found["due"] and not found["stream_errors"]
     require(loading.returncode == 0 and is_whole, f"the load test says {found}")
     return found

@@ -42,8 +42,16 @@ def serving(log: Path, *flags: str) -> Iterator[Serving]:
             wait_until_serving(server, parent, log)
             yield Serving(server, metrics, parent)
         finally:
-            parent.send_signal(signal.SIGTERM)
-            parent.wait(STOP_SECONDS)
+            end(parent)
+
+
+def end(parent: "subprocess.Popen[bytes]") -> None:
+    """Ask a service to end. Raises TimeoutExpired where it does not, and has it killed."""
+    parent.send_signal(signal.SIGTERM)
+    try:
+        parent.wait(STOP_SECONDS)
+    finally:
+        parent.kill()
 
 
 def free_ports(count: int) -> list[int]:
