@@ -174,6 +174,9 @@ class Target:
         if not rule.renew_when_uncertain and (status is not TargetStatus.TRACKED or state.candidate is state.template):
             return False
         online = list(state.online)
+        if len(online) > rule.online_size:  # other options than before: the newest stay
+            online = [*online[state.next_replaced :], *online[: state.next_replaced]][-rule.online_size :]
+            state.next_replaced = 0
         if len(online) < rule.online_size:
             online.append(state.candidate)
         else:

@@ -62,7 +62,13 @@ def test_absurd_window_is_an_error() -> None:
         cut(np.zeros((10, 10, 3), np.uint8), CropWindow(-5, -5, LARGEST_SIDE + 1), 64)
 
 
-@pytest.mark.parametrize("box", [Box(1, 1, 0, 5), Box(1, 1, 5, -1), Box(float("nan"), 1, 5, 5), Box(1, 1, float("inf"), 5)])
+@pytest.mark.parametrize(
+    "box",
+    [
+        Box(1, 1, 0, 5), Box(1, 1, 5, -1), Box(float("nan"), 1, 5, 5), Box(1, 1, float("inf"), 5), Box(1, 1, 1e200, 1e200),
+        Box(1.7e308, 1, 1.7e308, 0.1),
+    ],
+)  # fmt: skip
 def test_box_without_area_or_not_finite_gives_no_window(box: Box) -> None:
     with pytest.raises(ValueError, match="box"):
         crop_window(box, 2.0)

@@ -137,10 +137,14 @@ def test_quick_gelu_in_place_has_the_formula_s_values_and_gradients() -> None:
 
 def test_forward_leaves_no_trace_in_the_network() -> None:
     model = random_network("mixcvt_small")
-    before = {name: id(value) for module in model.modules() for name, value in vars(module).items()}
+
+    def attributes() -> dict[tuple[str, str], int]:
+        return {(path, name): id(value) for path, module in model.named_modules() for name, value in vars(module).items()}
+
+    before = attributes()
     with torch.inference_mode():
         model.track(crops(1, 96, 96), model.encode(crops(1, 2, 64, 64)))
-    assert {name: id(value) for module in model.modules() for name, value in vars(module).items()} == before
+    assert attributes() == before
 
 
 def test_marks_name_every_stage_in_order() -> None:

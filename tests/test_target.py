@@ -55,6 +55,17 @@ def test_full_ring_replaces_its_oldest_first() -> None:
     assert all(np.array_equal(a, b) for a, b in zip(target.templates[1:], newest, strict=True))
 
 
+def test_the_newest_online_templates_stay_where_fewer_are_asked_for() -> None:
+    target = started(UpdateRule(update_interval=1, online_size=3))
+    for number in range(1, 5):  # fills the ring, then replaces entries 0 and 1: the newest is entry 1
+        target.advance(frame(number), STAY, 0.9)
+    newest = target.templates[2]
+    fewer = Target(CONFIG, UpdateRule(update_interval=1, online_size=2), target.state)
+    fewer.advance(frame(5), STAY, 0.9)
+    added = Target.start(CONFIG, UpdateRule(), frame(5), fewer.report.box).templates[0]
+    assert {crop.tobytes() for crop in fewer.templates[1:]} == {newest.tobytes(), added.tobytes()}
+
+
 def test_interval_without_a_good_frame_falls_back_to_the_template() -> None:
     target = started(UpdateRule(update_interval=1, online_size=1))
     target.advance(frame(1), STAY, 0.9)
@@ -91,8 +102,12 @@ def test_key_follows_the_templates_and_the_variant() -> None:
     other = Target.start(replace(CONFIG, name="another"), UpdateRule(), frame(0), BOX)
     assert one.memory_key == same.memory_key
     assert one.memory_key != other.memory_key
-    one.state.online = [frame(5)[:128, :128]]
-    assert len(one.memory_key) == 16
+    for number in range(1, 4):
+        assert one.memory_key == same.memory_key
+        one.advance(frame(number), STAY, 0.9)
+    assert one.report.template_updated
+    assert one.memory_key != same.memory_key
+    assert len(one.memory_key) == len(same.memory_key) == 16
 
 
 def statuses(scores: list[float]) -> list[TargetStatus]:

@@ -127,6 +127,13 @@ def test_export_without_a_run_is_an_error(tmp_path: Path, capsys: pytest.Capture
     assert str(tmp_path) in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("arguments", [["train", "r.toml", "w.pth"], ["export", "r.toml", "w.pth"], ["calibrate", "w.pth"]])
+def test_weights_are_written_to_safetensors_files_only(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(arguments)
+    assert "w.pth is no .safetensors file" in capsys.readouterr().err
+
+
 def test_pretrained_network_sees_the_same_picture_through_our_normalisation(tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = MixFormer(SMALL)

@@ -52,18 +52,18 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True)
     train = commands.add_parser("train", help="run a recipe, from its last checkpoint where there is one")
     train.add_argument("recipe", type=Path)
-    train.add_argument("output", type=Path, help="the .safetensors file to write at the end")
+    train.add_argument("output", type=_weights_file, help="the .safetensors file to write at the end")
     train.add_argument("--data", help="folder with train/*.tar and init/ (default: $MIXFORMER_DATA, else data)")
     train.add_argument("--run-dir", type=Path, help="checkpoints and log (default: runs/RECIPE)")
     train.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     train.set_defaults(run=_train)
     export = commands.add_parser("export", help="write the averaged weights of a run, finished or not")
     export.add_argument("recipe", type=Path)
-    export.add_argument("output", type=Path, help="the .safetensors file to write")
+    export.add_argument("output", type=_weights_file, help="the .safetensors file to write")
     export.add_argument("--run-dir", type=Path, help="where the run's checkpoint is (default: runs/RECIPE)")
     export.set_defaults(run=_export)
     calibrate = commands.add_parser("calibrate", help="give weights the thresholds that fit their scores on held-out videos")
-    calibrate.add_argument("weights", type=Path, help="the .safetensors file to rewrite")
+    calibrate.add_argument("weights", type=_weights_file, help="the .safetensors file to rewrite")
     calibrate.add_argument("--data", help="folder with train/*.tar (default: $MIXFORMER_DATA, else data)")
     calibrate.set_defaults(run=_calibrate)
     settings = commands.add_parser("tune", help="what the tracker's settings are worth on the training data's videos")
@@ -78,6 +78,13 @@ def _parser() -> argparse.ArgumentParser:
     compare.add_argument("--json", type=Path, help="write every box and figure here")
     compare.set_defaults(run=_evaluate)
     return parser
+
+
+def _weights_file(text: str) -> Path:
+    """What is written is safetensors, and is read as such by its name alone."""
+    if not text.endswith(".safetensors"):
+        raise argparse.ArgumentTypeError(f"{text} is no .safetensors file")
+    return Path(text)
 
 
 def _train(arguments: argparse.Namespace) -> int:
