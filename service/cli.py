@@ -20,6 +20,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
     try:
         exit_code: int = import_module(parsed.module).run(parsed)
+        _flush()
     except CommandError as error:
         print(f"mixformer {parsed.command}: {error}", file=sys.stderr)
         return error.exit_code
@@ -29,3 +30,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     return exit_code
+
+
+def _flush() -> None:
+    """Print all there is: a pipe that nobody reads and a full disk are to show here, not as the interpreter's last words."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        sys.stdout = sys.stderr  # what it still holds would fail once more at the end
+        raise

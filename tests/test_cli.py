@@ -1,5 +1,8 @@
 """The command line: wrong arguments, exit codes, and what each subcommand is handed."""
 
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -40,6 +43,7 @@ TRACK = ["track", "clip.mp4", "--box", "1,2,3,4"]
         (["serve", "--lisen", "127.0.0.1:1"], "--lisen"),
         (["loadtest", "--streams", "0"], "'0'"),
         (["loadtest", "--rate", "nan"], "'nan'"),
+        (["loadtest", "--rate", "1e308"], "at most 1e+09"),
         (["loadtest", "--size", "640"], "'640'"),
         (["loadtest", "--size", "640x9"], "10 to 16384"),
         (["loadtest", "--size", "16385x640"], "10 to 16384"),
@@ -121,6 +125,14 @@ def test_a_file_that_is_no_checkpoint_is_one_line(capsys: pytest.CaptureFixture[
     source.write_text("words")
     assert main(["convert", str(source), str(tmp_path / "out.safetensors")]) == 1
     assert capsys.readouterr().err.startswith(f"mixformer convert: {source}: ")
+
+
+def test_results_that_cannot_be_printed_end_in_one_line() -> None:
+    with health_server(health_pb2.HealthCheckResponse.SERVING) as server, open("/dev/full", "w") as full:
+        command = [sys.executable, "-m", "service", "healthcheck", "--server", server]
+        environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, env=environment, check=False)
+    assert (done.returncode, done.stderr) == (1, "mixformer healthcheck: [Errno 28] No space left on device\n")
 
 
 def test_a_file_of_ours_is_not_converted_again(capsys: pytest.CaptureFixture[str], tiny_weights: Path, tmp_path: Path) -> None:

@@ -6,6 +6,8 @@ import math
 from model.geometry import Box
 
 _LARGEST = 2**31 - 1
+# Thirty years in seconds.
+_MOST = 1e9
 # From the smallest picture that is tracked in up to one of 800 MB.
 _SMALLEST_SIDE, _LARGEST_SIDE = 10, 16384
 
@@ -30,18 +32,18 @@ def parse_box(text: str) -> Box:
 
 
 def positive_float(text: str) -> float:
-    """A finite number above 0. Raises ArgumentTypeError where it is not one."""
+    """A number above 0 and at most a thousand million. Raises ArgumentTypeError where it is not one."""
     try:
         value = float(text)
     except ValueError:
         value = math.nan
-    if not (math.isfinite(value) and value > 0):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
+    if not 0 < value <= _MOST:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0 and at most {_MOST:g}")
     return value
 
 
 def seconds(text: str) -> float:
-    """A finite number, 0 or above. Raises ArgumentTypeError where it is not one."""
+    """Such a number, or 0. Raises ArgumentTypeError where it is not one."""
     return 0.0 if text == "0" else positive_float(text)
 
 
