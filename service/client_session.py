@@ -92,13 +92,14 @@ class ClientSession:
             self._resending.cancel()
             await asyncio.gather(self._resending, return_exceptions=True)
         self._present.close()
-        if kind is None:
-            try:
-                await self._client.delete_session(self.session_id)
-            except ClientError as gone:
-                # A session that has no target ends with its stream.
-                if gone.code is not grpc.StatusCode.NOT_FOUND:
-                    raise
+        if isinstance(error, ClientError):
+            return  # there is no server to ask
+        try:
+            await self._client.delete_session(self.session_id)
+        except ClientError as gone:
+            # A session that has no target ends with its stream.
+            if error is None and gone.code is not grpc.StatusCode.NOT_FOUND:
+                raise
 
     async def send(self, frame_number: int, payload: Payload, commands: Sequence[pb.TargetCommand] = ()) -> None:
         """Sends one frame; waits while flow control holds the stream back. Raises ClientError."""

@@ -68,6 +68,24 @@ async def test_a_session_that_has_ended_by_itself_needs_no_deleting() -> None:
                     pass
 
 
+async def test_a_session_that_is_broken_off_is_deleted_too() -> None:
+    service, opened = FakeService(), asyncio.Event()
+
+    async def wait(client: TrackingClient) -> None:
+        async with ClientSession(client, pb.SessionOptions()) as session:
+            opened.set()
+            await session.receive()
+
+    with listening(service) as server:
+        async with TrackingClient(server) as client:
+            waiting = asyncio.create_task(wait(client))
+            await opened.wait()
+            waiting.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await waiting
+    assert service.deleted == [config.session_id for config in service.configs]
+
+
 @pytest.mark.parametrize("sent", [answers, together], ids=["one by one", "all before the first result"])
 async def test_a_broken_stream_goes_on_from_its_token_and_every_frame_is_answered_once(sent: object) -> None:
     service = FakeService(fails_at=6, fails_times=1, token_every=4)
