@@ -2,11 +2,16 @@
 
 import json
 import math
+import signal
+import subprocess
+import sys
+import time
 import tracemalloc
 from itertools import pairwise
 from pathlib import Path
 
 import cv2
+import grpc
 import numpy as np
 import pytest
 import simplejpeg
@@ -177,6 +182,30 @@ def test_a_stream_that_breaks_once_is_resumed_and_its_frames_are_all_answered(ca
     report = json.loads(printed)
     assert code == 0
     assert (report["processed"], report["unanswered"], report["streams_resumed"]) == (10, 0, 1)
+
+
+class SlowToDelete(FakeService):
+    """Deletes one session at once and the others a little later, where they are still asked for."""
+
+    def delete_session(self, request: pb.DeleteSessionRequest, context: grpc.ServicerContext) -> pb.DeleteSessionResponse:
+        if self.deleted:
+            time.sleep(0.5)
+        return super().delete_session(request, context) if context.is_active() else pb.DeleteSessionResponse()
+
+
+def test_a_load_that_is_broken_off_leaves_no_session() -> None:
+    service = SlowToDelete()
+    flags = ("--streams", "5", "--rate", "2", "--duration", "100", "--size", "96x96")
+    with listening(service) as server:
+        command = [sys.executable, "-m", "service", "loadtest", "--server", server, *flags]
+        with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as loading:
+            deadline = time.monotonic() + 60
+            while len({frame.frame_number for frame in service.frames}) < 2 and time.monotonic() < deadline:
+                time.sleep(0.05)
+            loading.send_signal(signal.SIGINT)
+            said = loading.communicate()[1]
+    assert (loading.returncode, said) == (130, "")
+    assert sorted(service.deleted) == sorted(config.session_id for config in service.configs)
 
 
 def test_the_table_names_the_percentiles(capsys: pytest.CaptureFixture[str]) -> None:

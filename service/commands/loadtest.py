@@ -60,8 +60,11 @@ async def _load(arguments: argparse.Namespace, clip: Clip) -> LoadReport:
     # disable=None: only where a person watches a terminal
     with tqdm(total=due, unit="frame", disable=None) as progress:
         options = pb.SessionOptions(overload_policy=POLICIES[arguments.policy])
-        cameras = [Camera(clip, schedule, tally, progress, arguments.patience) for schedule in schedules]
-        await asyncio.gather(*(camera.run(TrackingClient(arguments.server, access), options) for camera in cameras))
+        # A group and no gather: on Ctrl-C every camera ends its session before the command does.
+        async with asyncio.TaskGroup() as cameras:
+            for schedule in schedules:
+                camera = Camera(clip, schedule, tally, progress, arguments.patience)
+                cameras.create_task(camera.run(TrackingClient(arguments.server, access), options))
     return tally.report(arguments.rate, schedules)
 
 
