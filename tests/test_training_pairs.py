@@ -1,5 +1,7 @@
 """Shards and examples: the split, and that the box of an example is where the target is."""
 
+import io
+import tarfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -49,6 +51,18 @@ def test_single_pictures_are_held_out_by_name_alone() -> None:
 def test_missing_shard_is_named(tmp_path: Path) -> None:
     with pytest.raises(ShardError, match=r"uavdt\.tar"):
         Shards(tmp_path, ["uavdt"])
+
+
+@pytest.mark.parametrize("entry", ['{"image": "a.jpg"', '{"image": "there.jpg", "mask": "a.jpg"'])
+def test_a_picture_that_is_not_in_its_shard_is_named(tmp_path: Path, entry: str) -> None:
+    index = (entry + ', "width": 9, "height": 9, "boxes": []}').encode()
+    with tarfile.open(tmp_path / "bsds.tar", "w") as tar:
+        for name, data in (("index.jsonl", index), ("there.jpg", b"")):
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            tar.addfile(member, io.BytesIO(data))
+    with pytest.raises(ShardError, match=r"bsds\.tar lacks 1 pictures of its index, a\.jpg"):
+        Shards(tmp_path, ["bsds"])
 
 
 @pytest.mark.parametrize("source", ["video", "boxed"])

@@ -84,8 +84,12 @@ class Shards:
             raise ShardError(f"cannot read {path}: {error}") from error
         if "index.jsonl" not in files:
             raise ShardError(f"{path} has no index.jsonl")
+        records = [_record(shard, line) for line in files["index.jsonl"].splitlines()]
+        missing = {name for record in records for name in (record.image, record.mask) if name} - files.keys()
+        if missing:
+            raise ShardError(f"{path} lacks {len(missing)} pictures of its index, {min(missing)} for one")
         self._files.update({(shard, name): data for name, data in files.items()})
-        self.records.extend(_record(shard, line) for line in files["index.jsonl"].splitlines())
+        self.records.extend(records)
 
     def _decode(self, shard: str, name: str, flags: int) -> Image:
         decoded = cv2.imdecode(np.frombuffer(self._files[shard, name], np.uint8), flags)
