@@ -6,6 +6,7 @@ from pathlib import Path
 
 import cv2
 import pytest
+from certificates import Authority
 from pictures import scene
 from secured import TOKENS, Secured, secured
 
@@ -47,6 +48,24 @@ def test_a_secured_server_is_ready_for_who_trusts_it(flags: list[str], capsys: p
     assert main(["healthcheck", *flags, "--tls-name", "another"]) == 1
     assert main(["healthcheck", *flags[:2], "--tls"]) == 1
     assert main(["healthcheck", *flags[:2]]) == 1
+
+
+def test_files_that_hold_no_certificate_or_anothers_key_are_refused_by_name(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    authority, empty = Authority(), tmp_path / "empty"
+    empty.touch()
+    (tmp_path / "ca.crt").write_bytes(authority.certificate)
+    (certificate, _), (_, key) = (authority.client(name).write(tmp_path, name) for name in ("one", "other"))
+    given = ["--tls-ca", str(tmp_path / "ca.crt"), "--tls-cert", str(certificate)]
+    for flags, named in (
+        (["--tls-ca", str(empty)], f"{empty} "),
+        ([*given, "--tls-key", str(key)], f"{certificate} and {key} "),
+    ):
+        assert main(["healthcheck", "--server", "127.0.0.1:1", *flags]) == 2
+        errors = capsys.readouterr().err.splitlines()
+        assert len(errors) == 1
+        assert errors[0].startswith(f"mixformer healthcheck: {named}cannot be used: ")
 
 
 def test_footage_is_tracked_by_a_secured_server(flags: list[str], clip: Path, tmp_path: Path) -> None:

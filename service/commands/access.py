@@ -2,6 +2,9 @@
 
 import argparse
 import os
+import ssl
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import grpc
@@ -28,7 +31,22 @@ def access_of(arguments: argparse.Namespace) -> Access:
 
 def _credentials(arguments: argparse.Namespace) -> grpc.ChannelCredentials:
     authorities, key, certificate = map(_content, (arguments.tls_ca, arguments.tls_key, arguments.tls_cert))
+    # gRPC takes anything and then fails every connection.
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    if arguments.tls_ca is not None:
+        _check(partial(context.load_verify_locations, arguments.tls_ca), arguments.tls_ca)
+    if arguments.tls_cert is not None:
+        # With an empty password, so that an encrypted key is an error and not a question on the terminal.
+        load = partial(context.load_cert_chain, arguments.tls_cert, arguments.tls_key, password="")
+        _check(load, arguments.tls_cert, arguments.tls_key)
     return grpc.ssl_channel_credentials(authorities, key, certificate)
+
+
+def _check(load: Callable[[], None], *paths: Path) -> None:
+    try:
+        load()
+    except ssl.SSLError as error:
+        raise CommandError(f"{' and '.join(map(str, paths))} cannot be used: {error.reason or error}", exit_code=2) from error
 
 
 def _content(path: Path | None) -> bytes | None:
