@@ -68,6 +68,7 @@ class ClientSession:
         self._options.return_resume_token |= patience_seconds > 0
         self._patience = patience_seconds
         self._broken_at: float | None = None
+        self._is_lost = False
         self._stream: TrackingStream | None = None
         self._opening = asyncio.Lock()
         self._writing = asyncio.Lock()
@@ -92,8 +93,8 @@ class ClientSession:
             self._resending.cancel()
             await asyncio.gather(self._resending, return_exceptions=True)
         self._present.close()
-        if isinstance(error, ClientError):
-            return  # there is no server to ask
+        if self._is_lost:
+            return  # there is no server to ask, or another stream has the session
         try:
             await self._client.delete_session(self.session_id)
         except ClientError as gone:
@@ -189,10 +190,12 @@ class ClientSession:
             if broken is not self._present:
                 return
             self._broken_at = self._broken_at or time.monotonic()
+            self._is_lost = True
             if not self._patience or error.code not in _BROKEN:
                 raise error
             broken.close()
             self._stream = await self._reopened(error)
+            self._is_lost = False
             self._go_on(self._stream.session)
 
     async def _reopened(self, error: ClientError) -> TrackingStream:

@@ -174,6 +174,28 @@ async def test_a_frame_that_breaks_every_stream_ends_the_session_when_patience_d
     assert len(service.configs) > 1
 
 
+async def test_a_session_that_another_stream_may_have_is_not_deleted_when_two_tasks_hear_of_its_end() -> None:
+    service = FakeService(fails_at=1)
+
+    async def send(session: ClientSession) -> None:
+        for number in range(2):
+            await session.send(number, b"picture", START)
+
+    async def receive(session: ClientSession) -> None:
+        while True:
+            await session.receive()
+
+    with listening(service) as server, pytest.raises(ExceptionGroup):
+        async with (
+            TrackingClient(server) as client,
+            ClientSession(client, pb.SessionOptions(), 0) as session,
+            asyncio.TaskGroup() as tasks,
+        ):
+            tasks.create_task(send(session))
+            tasks.create_task(receive(session))
+    assert service.deleted == []
+
+
 async def test_without_patience_the_first_break_is_the_end_and_no_token_is_asked_for() -> None:
     service = FakeService(fails_at=1)
     with listening(service) as server, pytest.raises(ClientError, match=f"{server}: UNAVAILABLE: draining"):
