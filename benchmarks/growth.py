@@ -20,14 +20,13 @@ import psutil
 from benchmarks import rounds
 from benchmarks.chart import draw
 from benchmarks.load import Load, running_child, running_front
-from benchmarks.networks import random_crops
+from benchmarks.runners import tracked_targets
 from model.config import MAX_ONLINE_TEMPLATES
 from service.commands.clip import made_up_clip
 from service.commands.weights import DEFAULT_WEIGHTS
 from service.config import ServeSettings
 from service.cpu import usable_cores
 from service.worker.runner import Runner
-from service.worker.work import Work
 
 SESSIONS = (1, 2, 4, 8, 16, 32, 64)
 SIZES = ((640, 360), (1280, 720), (1920, 1080), (3840, 2160))
@@ -72,12 +71,8 @@ def by_size(address: str, front: psutil.Process, seconds: float) -> Iterator[Poi
 def by_templates(settings: ServeSettings, seconds: float) -> Iterator[Point]:
     """Batches of targets with more and more online templates."""
     runner = Runner(settings)
-    hello = runner.hello()
-    search = random_crops(hello.search_size, hello.search_size).numpy().tobytes()
-    template = random_crops(hello.template_size, hello.template_size).numpy().tobytes()
     for online in range(1, MAX_ONLINE_TEMPLATES + 1):
-        runner.run([Work(slot, search, (template,) * (1 + online)) for slot in range(BATCH)])
-        works = [Work(slot, search, ()) for slot in range(BATCH)]
+        works = tracked_targets(runner, BATCH, online)
         began, latencies = time.perf_counter(), list[float]()
         while time.perf_counter() < began + seconds or len(latencies) < 2:
             started = time.perf_counter()

@@ -19,12 +19,12 @@ def random_runner(variant: str, settings: ServeSettings) -> Runner:
         return Runner(replace(settings, weights=str(weights)))
 
 
-def tracked_targets(runner: Runner, count: int) -> list[Work]:
-    """An item for each of `count` targets, whose memories are in their slots already."""
+def tracked_targets(runner: Runner, count: int, online: int = 1) -> list[Work]:
+    """An item for each of `count` targets, whose memories with so many online templates are in their slots already."""
     hello = runner.hello()
     search = random_crops(hello.search_size, hello.search_size).numpy().tobytes()
     template = random_crops(hello.template_size, hello.template_size).numpy().tobytes()
     for first in range(0, count, runner.max_batch):
         slots = range(first, min(count, first + runner.max_batch))
-        runner.run([Work(slot, search, (template, template)) for slot in slots])
+        runner.run([Work(slot, search, (template,) * (1 + online)) for slot in slots])
     return [Work(slot, search, ()) for slot in range(count)]

@@ -20,7 +20,7 @@ from typing import NamedTuple
 import grpc
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
-from serving import end, free_ports, wait_until_serving
+from serving import free_ports, started, wait_until_serving
 
 from service.access import Access
 
@@ -67,14 +67,10 @@ class Tracker(NamedTuple):
 
 @contextmanager
 def tracker(host: str, folder: Path, *flags: str) -> Iterator[Tracker]:
-    """A tracker that starts, in a process group of its own; ended afterwards."""
+    """A tracker that starts; ended afterwards."""
     log = folder / f"{host}.log"
-    command = [sys.executable, "-m", "service", "serve", "--listen", f"{host}:50051", "--metrics", f"{host}:9090", *flags]
-    with log.open("wb") as file, subprocess.Popen(command, stdout=file, stderr=file, start_new_session=True) as process:
-        try:
-            yield Tracker(host, process, log)
-        finally:
-            end(process)
+    with started(log, "--listen", f"{host}:50051", "--metrics", f"{host}:9090", *flags) as process:
+        yield Tracker(host, process, log)
 
 
 class Redis(NamedTuple):

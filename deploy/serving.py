@@ -36,22 +36,24 @@ class Serving(NamedTuple):
 def serving(log: Path, *flags: str) -> Iterator[Serving]:
     """The service on free ports of this machine's loopback, unless `flags` name others; ready, and ended afterwards."""
     server, metrics = (f"127.0.0.1:{port}" for port in free_ports(2))
-    command = [sys.executable, "-m", "service", "serve", "--listen", server, "--metrics", metrics, *flags]
-    with log.open("wb") as file, subprocess.Popen(command, stdout=file, stderr=file) as parent:
+    with started(log, "--listen", server, "--metrics", metrics, *flags) as parent:
+        wait_until_serving(server, parent, log)
+        yield Serving(server, metrics, parent)
+
+
+@contextmanager
+def started(log: Path, *flags: str) -> Iterator["subprocess.Popen[bytes]"]:
+    """The service as it starts, in a process group of its own; asked to end afterwards, and killed where it does not."""
+    command = [sys.executable, "-m", "service", "serve", *flags]
+    with log.open("wb") as file, subprocess.Popen(command, stdout=file, stderr=file, start_new_session=True) as parent:
         try:
-            wait_until_serving(server, parent, log)
-            yield Serving(server, metrics, parent)
+            yield parent
         finally:
-            end(parent)
-
-
-def end(parent: "subprocess.Popen[bytes]") -> None:
-    """Ask a service to end. Raises TimeoutExpired where it does not, and has it killed."""
-    parent.send_signal(signal.SIGTERM)
-    try:
-        parent.wait(STOP_SECONDS)
-    finally:
-        parent.kill()
+            parent.send_signal(signal.SIGTERM)
+            try:
+                parent.wait(STOP_SECONDS)
+            finally:
+                parent.kill()
 
 
 def free_ports(count: int) -> list[int]:

@@ -21,12 +21,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         exit_code: int = import_module(parsed.module).run(parsed)
         _flush()
-    except CommandError as error:
+    except (CommandError, OSError) as error:
         print(f"mixformer {parsed.command}: {error}", file=sys.stderr)
-        return error.exit_code
-    except OSError as error:
-        print(f"mixformer {parsed.command}: {error}", file=sys.stderr)
-        return 1
+        return error.exit_code if isinstance(error, CommandError) else 1
     except KeyboardInterrupt:
         return 130
     return exit_code
