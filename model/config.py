@@ -97,7 +97,7 @@ class UpdateRule:
             if not isinstance(value, int | kind) or isinstance(value, bool) is not (kind is bool):
                 raise ValueError(f"{field.name} {value!r} is no {kind.__name__}")
             if kind is float and not 0.0 <= value <= 1.0:
-                raise ValueError(f"{field.name} {value} is outside 0 to 1")
+                raise ValueError(f"{field.name} {value if isinstance(value, int) else format(value, 'g')} is outside 0 to 1")
         for name, frames in (("update_interval", self.update_interval), ("lost_after", self.lost_after)):
             if not 1 <= frames <= MAX_RULE_FRAMES:
                 raise ValueError(f"{name} {frames} is outside 1 to {MAX_RULE_FRAMES}")
