@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass, fields, replace
 from enum import StrEnum
-from typing import Any
 
 MAX_ONLINE_TEMPLATES = 5
 # Four years at 30 frames/s: "never" for a rule, and a number that every message can hold.
@@ -92,12 +91,11 @@ class UpdateRule:
 
     def __post_init__(self) -> None:
         for field in fields(self):
-            value = getattr(self, field.name)
-            kind: Any = type(field.default)
-            if not isinstance(value, int | kind) or isinstance(value, bool) is not (kind is bool):
+            value, kind = getattr(self, field.name), type(field.default)
+            if not isinstance(value, kind) or isinstance(value, bool) is not (kind is bool):
                 raise ValueError(f"{field.name} {value!r} is no {kind.__name__}")
-            if kind is float and not 0.0 <= value <= 1.0:
-                raise ValueError(f"{field.name} {value if isinstance(value, int) else format(value, 'g')} is outside 0 to 1")
+            if isinstance(value, float) and not 0.0 <= value <= 1.0:
+                raise ValueError(f"{field.name} {value:g} is outside 0 to 1")
         for name, frames in (("update_interval", self.update_interval), ("lost_after", self.lost_after)):
             if not 1 <= frames <= MAX_RULE_FRAMES:
                 raise ValueError(f"{name} {frames} is outside 1 to {MAX_RULE_FRAMES}")

@@ -175,7 +175,8 @@ def test_wrong_variant_is_refused(tiny: Path) -> None:
     ("rule", "reason"),
     [
         ('{"online_size": 9}', "online_size 9 is outside 1 to 5"),
-        ('{"lost_threshold": 7}', "lost_threshold 7 is outside 0 to 1"),
+        ('{"lost_threshold": 7}', "lost_threshold 7 is no float"),
+        ('{"lost_threshold": 7.5}', "lost_threshold 7.5 is outside 0 to 1"),
         ('{"lost_threshold": NaN}', "lost_threshold nan is outside 0 to 1"),
         ('{"lost_threshold": "0.3"}', "lost_threshold '0.3' is no float"),
         ('{"lost_threshold": true}', "lost_threshold True is no float"),
