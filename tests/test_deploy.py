@@ -139,7 +139,9 @@ def test_ghz_finds_its_plan_and_the_proto_in_its_container(plan: Path) -> None:
 
 
 def test_env_example_lists_the_variables_of_compose_with_their_defaults() -> None:
-    used = dict(re.findall(r"\$\{(\w+):-([^}]*)\}", (ROOT / "docker-compose.yml").read_text()))
+    files = (ROOT / "docker-compose.yml", SECURE, MUTUAL)
+    used = dict(re.findall(r"\$\{(\w+):-([^}]*)\}", "".join(path.read_text() for path in files)))
+    used["SECRETS"] = ""  # has no default
     listed = dict(re.findall(r"^# (\w+)=(.*)$", (ROOT / ".env.example").read_text(), re.MULTILINE))
     # Compose's own: which profiles are up.
     assert listed.pop("COMPOSE_PROFILES") in parsed(ROOT / "docker-compose.yml")["services"]["envoy"]["profiles"]
