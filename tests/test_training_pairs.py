@@ -10,10 +10,14 @@ import pytest
 from shards import red_box, write_patches, write_shards
 
 from model.config import VARIANTS
+from model.geometry import Box, CropWindow
 from training.augment import Augmentation
+from training.clutter import Things
+from training.kinds import kind_of
 from training.pairs import PairSampler, PairSettings
 from training.shards import Record, ShardError, Shards
-from training.sources import Sources
+from training.sources import Sources, Triple
+from training.view import Layer, View, render
 
 CONFIG = VARIANTS["mixvit_tiny"]
 CLEAN = Augmentation(joint_color=0.0, single_color=0.0, light=0.0, grayscale=0.0, blur=0.0, low_resolution=0.0, noise=0.0)
@@ -106,6 +110,28 @@ def test_target_stays_in_the_search_region(with_patches: Shards, source: str) ->
     assert centers.std(axis=0).min() > 0.1  # jittered, not always in the middle
 
 
+def test_another_of_its_kind_is_from_another_video_or_picture(with_patches: Shards) -> None:
+    records = with_patches.training()
+    things, rng = Things(with_patches, records), np.random.default_rng(0)
+    car = next(record for record in records if record.shard == "vehicles")
+    others = {with_patches.image(record).tobytes() for record in records if record.shard == "vehicles" and record != car}
+    found = [things.like(car, rng) for _ in range(40)]
+    assert {thing.image.tobytes() for thing in found if thing is not None} == others
+    assert things.like(replace(car, kind="teapot"), rng) is None
+
+
+def test_what_takes_the_place_of_a_target_hides_it(with_patches: Shards) -> None:
+    sources, rng = Sources(with_patches, with_patches.training()), np.random.default_rng(0)
+    photo = View((Layer(np.full((200, 200, 3), 90, np.uint8), np.eye(3)),), Box(80, 80, 30, 24))
+    target = Triple(photo, photo, photo, with_patches.training()[0])
+    for _ in range(20):
+        shown = sources.replaced(target, rng)
+        covered = render(View(shown.layers[:1], shown.box), CropWindow(80, 80, 24), 24) != 90
+        hidden = render(shown, CropWindow(80, 80, 24), 24) != 90
+        assert not covered.any()
+        assert hidden.any(axis=2).mean() > 0.5
+
+
 def test_absent_target_has_no_box(shards: Shards) -> None:
     settings = PairSettings(shares={"video": 1.0}, absent=1.0)
     examples = [sampler(shards, settings).example(index) for index in range(10)]
@@ -130,3 +156,10 @@ def test_a_crop_may_be_taken_in_quite_other_light(shards: Shards) -> None:
 
     assert spread(0.0) < 0.1
     assert spread(1.0) > 0.5
+
+
+def test_a_picture_is_of_the_kind_that_its_label_says_or_its_video_or_its_shard() -> None:
+    assert kind_of("tiny_imagenet", "", "n01443537") == "n01443537"
+    assert kind_of("davis", "parkour", "") == kind_of("davis", "breakdance", "") != ""
+    assert kind_of("vehicles", "", "") == kind_of("uavdt", "S0601", "") == kind_of("davis", "drift-chicane", "")
+    assert kind_of("bsds", "", "") == ""

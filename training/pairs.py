@@ -10,11 +10,12 @@ from model.config import ModelConfig
 from model.geometry import Box, CropWindow, crop_window
 from training.augment import Augmentation, ColorMatrix, chain, color_matrix, light_matrix, photograph
 from training.shards import Image
-from training.sources import Sources
+from training.sources import Sources, Triple
 from training.view import View, box_in_window, center_of, render, side_of
 
 ATTEMPTS = 12
 LEAST_INSIDE = 0.7  # share of the target's box that must lie in the search crop
+BESIDE, REPLACED = 0.3, 0.3  # shares of the search regions without the target; the rest show another target
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ class PairSampler:
         gap = round(settings.first_gap + grown * (settings.last_gap - settings.first_gap))
         triple = self._sources.draw(self._source(rng), rng, gap)
         if rng.random() < settings.absent:
-            search, box = self._absent(triple.search, rng, gap)
+            search, box = self._absent(triple, rng, gap)
         else:
             search, box = self._search(triple.search, rng)
         crops = [self._template(triple.template), self._template(triple.online), search]
@@ -90,14 +91,20 @@ class PairSampler:
             box = np.clip(box_in_window(view.box, window), 0.0, 1.0)
         return render(view, window, self._config.search_size), box
 
-    def _absent(self, view: View, rng: np.random.Generator, gap: int) -> tuple[Image, npt.NDArray[np.float32]]:
-        """A search region without the target: a place beside it, or the target of another example."""
-        away = crop_window(_beside(view.box, self._config.search_factor, rng), self._config.search_factor)
-        seen = render(view, away, self._config.search_size)
-        if rng.random() < 0.5 and seen.any(axis=2).mean() > 0.4:
-            return seen, np.zeros(4, np.float32)
-        other = self._sources.draw(self._source(rng), rng, gap)
-        return self._search(other.search, rng)[0], np.zeros(4, np.float32)
+    def _absent(self, triple: Triple, rng: np.random.Generator, gap: int) -> tuple[Image, npt.NDArray[np.float32]]:
+        """A search region without the target: a place beside it, something in its place, or another target, of its kind if possible."""
+        way = rng.random()
+        if way < BESIDE:
+            away = crop_window(_beside(triple.search.box, self._config.search_factor, rng), self._config.search_factor)
+            seen = render(triple.search, away, self._config.search_size)
+            if seen.any(axis=2).mean() > 0.4:
+                return seen, np.zeros(4, np.float32)
+        if way > 1.0 - REPLACED:
+            shown: View | None = self._sources.replaced(triple, rng)
+        else:
+            shown = self._sources.another(triple, rng) if rng.random() < 0.5 else None
+        shown = shown or self._sources.draw(self._source(rng), rng, gap).search
+        return self._search(shown, rng)[0], np.zeros(4, np.float32)
 
     def _window(self, box: Box, rng: np.random.Generator) -> CropWindow:
         """The search window around a jittered box, as in the original (`_get_jittered_box` of its data processing)."""

@@ -13,11 +13,13 @@ import numpy as np
 import numpy.typing as npt
 
 from model.geometry import Box
+from training.kinds import kind_of
 
 Image = npt.NDArray[np.uint8]
 
 DATA_VARIABLE = "MIXFORMER_DATA"
 SHARDS = ("davis", "uavdt", "vehicles", "road_signs", "small_boxed", "imagenet_sample", "bsds", "camvid", "tiny_imagenet")
+PATCHES = "tiny_imagenet"  # the shard of small pictures with an object in each
 
 # The rule of the split. Videos are held out whole: two frames of one video are nearly the same picture.
 VALIDATION_SEQUENCES = frozenset({"davis/libby", "davis/car-shadow", "uavdt/S0601"})
@@ -30,7 +32,8 @@ class ShardError(ValueError):
 
 @dataclass(frozen=True)
 class Record:
-    """One picture of a shard. `boxes` are pixels of the picture; `sequence` is "" where it belongs to no video."""
+    """One picture of a shard. `boxes` are pixels of the picture; `sequence` is "" where it belongs to no video,
+    `kind` what its boxes show, "" where that is not known."""
 
     shard: str
     image: str
@@ -40,6 +43,7 @@ class Record:
     sequence: str
     frame: int
     mask: str
+    kind: str = ""
 
     @property
     def is_validation(self) -> bool:
@@ -106,10 +110,11 @@ def data_folder(given: str | None) -> Path:
 def _record(shard: str, line: bytes) -> Record:
     try:
         entry = json.loads(line)
+        sequence = entry.get("sequence", "")
         return Record(
             shard=shard, image=entry["image"], width=entry["width"], height=entry["height"],
-            boxes=tuple(Box(*box) for box in entry["boxes"]), sequence=entry.get("sequence", ""),
-            frame=entry.get("frame", 0), mask=entry.get("mask", ""),
+            boxes=tuple(Box(*box) for box in entry["boxes"]), sequence=sequence,
+            frame=entry.get("frame", 0), mask=entry.get("mask", ""), kind=kind_of(shard, sequence, entry.get("class", "")),
         )  # fmt: skip
     except (ValueError, KeyError, TypeError) as error:
         raise ShardError(f"{shard}/index.jsonl: {error!r} in {line[:80]!r}") from error

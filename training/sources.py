@@ -8,8 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 from model.geometry import Box
-from training.clutter import Clutter, Cutout
-from training.shards import Image, Record, Shards
+from training.clutter import Clutter, Things
+from training.shards import PATCHES, Image, Record, Shards
 from training.view import Layer, View, center_of, moved_box, place, side_of, turn
 
 SMALLEST_STILL = 8.0  # side in pixels; below it a still shows nothing that could be told apart
@@ -23,24 +23,26 @@ FLAT = 18.0  # standard deviation of grey levels under which a random region has
 
 
 class Triple(NamedTuple):
-    """Three views of one target."""
+    """Three views of one target, and the picture it is from: None where it is not an object, but any part of a picture."""
 
     template: View
     online: View
     search: View
+    target: Record | None
 
 
 class Sources:
     """All pictures of one split, ready to be drawn from. `gap`: how many frames of a video may lie between two views."""
 
     def __init__(self, shards: Shards, records: Iterable[Record]) -> None:
+        records = list(records)
         self._shards = shards
         self._videos: dict[str, list[Record]] = defaultdict(list)
         self._boxed: list[tuple[Record, Box]] = []
         self._photos: list[Record] = []
         patches: list[Record] = []
         for record in records:
-            if record.shard == "tiny_imagenet":
+            if record.shard == PATCHES:
                 patches.append(record)
                 continue
             self._photos.append(record)
@@ -52,7 +54,8 @@ class Sources:
         self._boxed_shares = _shares([min(1.0, _room(record) / side_of(box)) for record, box in self._boxed])
         self._video_shares = _shares([len(frames) ** 0.5 for frames in self._videos.values()])
         self._masked = [name for name, frames in self._videos.items() if frames[0].mask]
-        self._clutter = Clutter(self.cutout, self.masked_frames(), shards, patches)
+        self._things = Things(shards, records)
+        self._clutter = Clutter(self._things)
         self._draw: dict[str, Callable[[np.random.Generator, int], Triple]] = {
             "video": self.video, "boxed": self.boxed, "small": self.small, "region": self.region, "pasted": self.pasted,
         }  # fmt: skip
@@ -64,8 +67,8 @@ class Sources:
     def video(self, rng: np.random.Generator, gap: int) -> Triple:
         """Three frames of one video, long videos more often."""
         frames = list(self._videos.values())[rng.choice(len(self._videos), p=self._video_shares)]
-        views = [self._frame(record, rng) for record in _three(frames, rng, gap)]
-        return self._finished(views, rng, clutter=0.2)
+        records = _three(frames, rng, gap)
+        return self._finished([self._frame(record, rng) for record in records], records[0], rng, clutter=0.2)
 
     def boxed(self, rng: np.random.Generator, gap: int) -> Triple:
         """One picture with a box, seen three times from slightly different places. It has no frames, so `gap` is unused.
@@ -74,48 +77,55 @@ class Sources:
         """
         del gap
         record, box = self._boxed[rng.choice(len(self._boxed), p=self._boxed_shares)]
-        return self._still(self._shards.image(record), box, rng)
+        return self._still(self._shards.image(record), box, record, rng)
 
     def small(self, rng: np.random.Generator, gap: int) -> Triple:
         """A small picture with a whole object in it, lying on a larger one: blurred, and of many classes. `gap` is unused."""
         del gap
         record, box = self._small[rng.integers(len(self._small))]
-        return self._still(self._shards.image(record), box, rng, backdrop=1.0, clutter=0.5)
+        return self._still(self._shards.image(record), box, record, rng, backdrop=1.0, clutter=0.5)
 
     def region(self, rng: np.random.Generator, gap: int) -> Triple:
         """Any part of any picture as the target. It has no frames, so `gap` is unused."""
         del gap
         image = self._photo(rng)
-        return self._still(image, _region(image, rng), rng)
+        return self._still(image, _region(image, rng), None, rng)
 
     def pasted(self, rng: np.random.Generator, gap: int) -> Triple:
         """An object cut out of three frames of its video; in the search, and at times in the templates, on another picture."""
         name = self._masked[rng.integers(len(self._masked))]
         *shown, search = _three(self._videos[name], rng, gap)
         template, online = (self._frame(each, rng) if rng.random() < 0.5 else self._on_photo(each, rng) for each in shown)
-        return Triple(template, online, self._clutter.around(self._on_photo(search, rng), rng, likely=0.6))
+        return Triple(template, online, self._clutter.around(self._on_photo(search, rng), search, rng, likely=0.6), search)
 
-    def cutout(self, record: Record) -> Cutout:
-        """The object of a masked frame."""
-        return Cutout(self._shards.image(record), self._shards.mask(record), record.boxes[0])
+    def replaced(self, triple: Triple, rng: np.random.Generator) -> View:
+        """The search view with something else, often of the target's kind, in the target's place."""
+        return self._clutter.instead(triple.search, triple.target, rng)
 
-    def masked_frames(self) -> list[Record]:
-        """All frames an object can be cut out of."""
-        return [record for name in self._masked for record in self._videos[name]]
+    def another(self, triple: Triple, rng: np.random.Generator) -> View | None:
+        """Another one of the target's kind in its own surroundings; None where there is none."""
+        found = None if triple.target is None else self._things.like(triple.target, rng)
+        if found is None:
+            return None
+        view = _seen(found.image, found.box, rng, strength=0.5)
+        return _on_backdrop(view, self._photo(rng), rng) if rng.random() < BACKDROP else view
 
     def _still(
-        self, image: Image, box: Box, rng: np.random.Generator, backdrop: float = BACKDROP, clutter: float = 0.25
-    ) -> Triple:
-        return self._finished([_seen(image, box, rng, strength=1.0) for _ in range(3)], rng, clutter, backdrop)
+        self, image: Image, box: Box, target: Record | None, rng: np.random.Generator, backdrop: float = BACKDROP,
+        clutter: float = 0.25,
+    ) -> Triple:  # fmt: skip
+        return self._finished([_seen(image, box, rng, strength=1.0) for _ in range(3)], target, rng, clutter, backdrop)
 
-    def _finished(self, views: list[View], rng: np.random.Generator, clutter: float, backdrop: float = BACKDROP) -> Triple:
+    def _finished(
+        self, views: list[View], target: Record | None, rng: np.random.Generator, clutter: float, backdrop: float = BACKDROP
+    ) -> Triple:
         """The three views, most of them on a backdrop: the pictures here are small and their targets large, so that a search
         region reaches far beyond the frame, which it rarely does in a camera's picture. A target must not be what is not black."""
         if rng.random() < backdrop:
             photo = self._photo(rng)
             views = [_on_backdrop(view, photo, rng) for view in views]
         template, online, search = views
-        return Triple(template, online, self._clutter.around(search, rng, likely=clutter))
+        return Triple(template, online, self._clutter.around(search, target, rng, likely=clutter), target)
 
     def _photo(self, rng: np.random.Generator) -> Image:
         return self._shards.image(self._photos[rng.integers(len(self._photos))])
@@ -128,7 +138,7 @@ class Sources:
         height, width = photo.shape[:2]
         side = min(height, width) * float(np.exp(rng.uniform(np.log(0.07), np.log(0.22))))
         at = (width * rng.uniform(0.15, 0.85), height * rng.uniform(0.15, 0.85))
-        layer, box = self.cutout(record).placed(at, side, rng)
+        layer, box = self._things.cutout(record).placed(at, side, rng)
         return View((Layer(photo, np.eye(3)), layer), box)
 
 
