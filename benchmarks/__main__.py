@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import arithmetic, decoding, gpu, service, sessions, sharing, speedup, watching
+from benchmarks import arithmetic, decoding, front, gpu, service, sessions, sharing, speedup, watching
 from benchmarks.timing import CLOCKS, Figure, Options
 from service.cpu import usable_cores
 
@@ -19,6 +19,7 @@ BENCHMARKS: dict[str, Callable[[Options], dict[str, Figure]]] = {
     "sessions": sessions.measure,
     "gpu": gpu.measure,
     "service": service.measure,
+    "front": front.measure,
     "decoding": decoding.measure,
     "watching": watching.measure,
     "sharing": sharing.measure,

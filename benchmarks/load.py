@@ -19,6 +19,7 @@ from service.client_session import ClientSession
 from service.commands.clip import Clip
 from service.config import ServeSettings
 from service.cpu import usable_cores
+from service.front.wire.times import seconds_of
 
 ROUND_SECONDS = 2.0
 WARM_UP_FRAMES = 3
@@ -27,12 +28,13 @@ FRAMES_AHEAD = 4
 
 
 class Round(NamedTuple):
-    """What one round of the service took; CPU seconds of the client and of the front."""
+    """What one round of the service took; CPU seconds of the client and of the front, and seconds of decoding as its results say."""
 
     frames: int
     seconds: float
     client_cpu: float
     front_cpu: float
+    decode: float
 
     @property
     def rate(self) -> float:
@@ -49,6 +51,7 @@ class Load:
     front: psutil.Process
     frames_ahead: int = FRAMES_AHEAD
     frames: int = 0
+    decode: float = 0.0
     is_over: bool = False
     latencies: list[float] = field(default_factory=list)
 
@@ -67,7 +70,11 @@ class Load:
             took, after = time.perf_counter() - started, self._now()
             self.is_over = True
         return Round(
-            after.frames - before.frames, took, after.client_cpu - before.client_cpu, after.front_cpu - before.front_cpu
+            after.frames - before.frames,
+            took,
+            after.client_cpu - before.client_cpu,
+            after.front_cpu - before.front_cpu,
+            after.decode - before.decode,
         )
 
     async def _camera(self) -> None:
@@ -80,14 +87,15 @@ class Load:
                     sent_at.append(time.perf_counter())
                     await stream.send(sent, self.clip.frame(sent), [] if sent else start)
                     sent += 1
-                await stream.receive()
+                result = await stream.receive()
                 if not self.is_over:
                     self.latencies.append(time.perf_counter() - sent_at.popleft())
                 received += 1
                 self.frames += 1
+                self.decode += seconds_of(result.timing.decode)
 
     def _now(self) -> Round:
-        return Round(self.frames, 0.0, cpu_seconds(psutil.Process()), cpu_seconds(self.front))
+        return Round(self.frames, 0.0, cpu_seconds(psutil.Process()), cpu_seconds(self.front), self.decode)
 
 
 def cpu_seconds(process: psutil.Process) -> float:

@@ -11,11 +11,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from statistics import median
 
 import psutil
 
 from benchmarks import rounds
+from benchmarks.front import FRONT, ms_beside_decoding
 from benchmarks.load import ROUND_SECONDS, WARM_UP_FRAMES, Load, Round, running_child, running_front
 from benchmarks.timing import Figure, Options
 from model.config import UpdateRule
@@ -28,7 +28,6 @@ from service.front.front import model_config
 from service.worker.runner import Runner
 from service.worker.work import Found, Work
 
-# The target's search window reaches so low in these frames that all of each is decoded, as `_decode_ms` does.
 WIDTH, HEIGHT = 640, 360
 SESSIONS = {"one": 1, "eight": 8}
 
@@ -50,11 +49,10 @@ def measure(options: Options) -> dict[str, Figure]:
                 alone.append(_in_process_rate(sessions, clip, runner))
                 served.append(rounds.run(Load(clip, address, front).run(sessions)))
             shares[f"service_share_of_in_process_{name}"] = _share(alone, served)
-    decode_ms = _decode_ms(clip)
     return {
         "service_share_of_in_process": min(shares.values(), key=lambda figure: figure.value),
         **shares,
-        "front_ms_per_frame": Figure.of([1000 * each.front_cpu / each.frames - decode_ms for each in served], "ms"),
+        "front_ms_per_frame": Figure.of([ms_beside_decoding(each) for each in served], "ms"),
         "client_ms_per_frame": Figure.of([1000 * each.client_cpu / each.frames for each in served], "ms"),
     }
 
@@ -99,18 +97,8 @@ def _templates(target: Target) -> tuple[bytes, ...]:
     return tuple(crop.tobytes() for crop in target.templates)
 
 
-def _decode_ms(clip: Clip) -> float:
-    """CPU time of decoding one frame, median over the clip."""
-    seconds = []
-    for frame in clip.frames:
-        started = time.thread_time()
-        decode(frame, Limits())
-        seconds.append(time.thread_time() - started)
-    return 1000 * median(seconds)
-
-
 @contextmanager
 def _processes(settings: ServeSettings, folder: Path) -> Iterator[tuple[str, psutil.Process]]:
     settings = replace(settings, worker_socket=str(folder / "worker.sock"), log_level="warning")
-    with running_child("service.worker.runner", settings), running_front(settings) as front:
+    with running_child("service.worker.runner", settings), running_front(settings, FRONT) as front:
         yield front
