@@ -1,7 +1,6 @@
 """The socket between front and worker: what arrives, and what becomes of a peer that is gone, silent or mad."""
 
 import asyncio
-import contextlib
 import socket
 from collections.abc import Iterator
 
@@ -9,7 +8,13 @@ import msgspec
 import pytest
 
 from service.link import FrontLink, WorkerLink
-from service.messages import BatchStarted, Cancel, Failed, Ping, Pong, TrackItem, encode
+from service.messages import BatchStarted, Cancel, Failed, Ping, Pong, ToFront, TrackItem, encode
+
+PATIENCE_SECONDS = 30.0
+
+
+def _never() -> None:
+    raise AssertionError("it was sent at once")
 
 
 @pytest.fixture
@@ -57,25 +62,59 @@ async def test_the_last_words_of_a_dead_worker_are_read(pair: tuple[socket.socke
     ours, worker = pair
     ours.setblocking(False)
     link = WorkerLink(ours)
-    await link.send(Ping(1))
+    link.send(Ping(1), _never)
     worker.sendall(encode(BatchStarted((7,))))
     worker.close()  # with our ping unread, as a killed process does
-    with pytest.raises(OSError, match="Broken pipe"):
-        await link.send(Ping(2))
-    async with contextlib.aclosing(link.messages()) as messages:
-        assert [message async for message in messages] == [BatchStarted((7,))]
+    link.send(Ping(2), _never)
+    assert not link.is_sending
+    heard: list[ToFront] = []
+    await link.listen(heard.append)
+    assert heard == [BatchStarted((7,))]
 
 
-async def test_a_worker_that_does_not_read_holds_up_only_the_writer(pair: tuple[socket.socket, socket.socket]) -> None:
+async def test_what_comes_with_the_first_words_is_heard_after_them(pair: tuple[socket.socket, socket.socket]) -> None:
     ours, worker = pair
     ours.setblocking(False)
     link = WorkerLink(ours)
-    writing = asyncio.create_task(link.send(TrackItem(1, "alice", b"key", bytes(5_000_000), (), 0.0, False)))
+    worker.sendall(encode(Pong(1, 0)) + encode(Pong(2, 0)) + encode(Pong(3, 0))[:-1])
+    assert await link.first() == Pong(1, 0)
+    heard: list[ToFront] = []
+    listening = asyncio.create_task(link.listen(heard.append))
+    worker.sendall(encode(Pong(3, 0))[-1:])
+    worker.close()
+    await listening
+    assert heard == [Pong(2, 0), Pong(3, 0)]
+
+
+async def test_a_worker_that_hangs_up_has_no_first_words(pair: tuple[socket.socket, socket.socket]) -> None:
+    ours, worker = pair
+    ours.setblocking(False)
+    worker.close()
+    assert await WorkerLink(ours).first() is None
+
+
+async def test_what_fails_on_hearing_ends_the_listening(pair: tuple[socket.socket, socket.socket]) -> None:
+    ours, worker = pair
+    ours.setblocking(False)
+    worker.sendall(encode(Cancel(1)))  # nothing that a worker says
+    with pytest.raises(msgspec.ValidationError):
+        await WorkerLink(ours).listen(lambda message: None)
+
+
+async def test_a_worker_that_does_not_read_holds_up_only_what_goes_to_it(pair: tuple[socket.socket, socket.socket]) -> None:
+    ours, worker = pair
+    ours.setblocking(False)
+    link, is_sent = WorkerLink(ours), asyncio.Event()
+    item = TrackItem(1, "alice", b"key", bytes(5_000_000), (), 0.0, False)
+    link.send(item, is_sent.set)
     worker.sendall(encode(Pong(1, 0)))
-    async with contextlib.aclosing(link.messages()) as messages:
-        assert await anext(messages) == Pong(1, 0)
-    assert not writing.done()
-    writing.cancel()
+    assert await link.first() == Pong(1, 0)
+    assert link.is_sending and not is_sent.is_set()
+    reading = asyncio.create_task(asyncio.to_thread(next, FrontLink(worker, 1).messages()))
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        await is_sent.wait()
+        assert await reading == item
+    assert not link.is_sending
 
 
 async def test_no_worker_is_an_os_error() -> None:

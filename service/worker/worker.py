@@ -181,13 +181,14 @@ class Worker:
             self._finish_all(unwritten)
         is_smaller = is_for_memory and self._shrink()
         self._scheduler.max_batch = self._runner.max_batch
+        replies: defaultdict[int, list[Message]] = defaultdict(list)
         for waiting, outcome in zip(batch.items, result.outcomes, strict=True):
             is_lost = waiting.item.memory_key in spoiled
             reply = MemoryMissing(waiting.item.item_id) if is_lost else _reply(waiting.item, outcome, started_at, is_smaller)
-            self._send(waiting.connection, reply)
+            replies[waiting.connection].append(reply)
         stats = _stats(len(batch.items), result.times, self.slots_in_use, lease.evictions)
-        for link in self._fronts().values():
-            link.send(stats)
+        for connection, link in self._fronts().items():
+            link.send(*replies[connection], stats)
 
     def _finish_all(self, unwritten: Collection[bytes]) -> None:
         """The steps behind one that could not write these memories: they took them for written."""

@@ -20,10 +20,9 @@ Everything here is made for what the first worker said it runs. One that runs so
 """
 
 import asyncio
-import contextlib
 import logging
 import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import Callable
 
 from model.geometry import CropBox
 from service.errors import DeviceError, FrameTooOld, WorkerUnavailable
@@ -171,15 +170,14 @@ class Engine:
         while True:
             link = await self._open()
             try:
-                async with contextlib.aclosing(link.messages()) as messages:
-                    hello = await greet(messages, self._timeout)
-                    if first_hello.done():
-                        check_same(hello, first_hello.result())
-                    else:
-                        first_hello.set_result(hello)
-                    self._slots, self._slots_in_use = hello.slots, 0
-                    self._observer.on_hello(hello)
-                    await self._serve(link, messages)
+                hello = await greet(link, self._timeout)
+                if first_hello.done():
+                    check_same(hello, first_hello.result())
+                else:
+                    first_hello.set_result(hello)
+                self._slots, self._slots_in_use = hello.slots, 0
+                self._observer.on_hello(hello)
+                await self._serve(link)
             except WorkerChanged:
                 raise
             except OSError as error:
@@ -198,20 +196,16 @@ class Engine:
             except OSError:
                 await asyncio.sleep(_RETRY_SECONDS)
 
-    async def _serve(self, link: WorkerLink, messages: AsyncGenerator[ToFront]) -> None:
+    async def _serve(self, link: WorkerLink) -> None:
         """One link, from its hello to its end."""
-        self._outbox = Outbox(self._items.by_id)
+        self._outbox = Outbox(self._items.by_id, link)
         for item_id in self._items.by_id:
             self._outbox.post(item_id)
+        beating = asyncio.create_task(self._heartbeat.beat(self._post))
         try:
-            # What fails on the way out ends the link too: a front that only listens would wait for ever.
-            async with asyncio.TaskGroup() as group:
-                speaking = [group.create_task(self._outbox.write(link)), group.create_task(self._heartbeat.beat(self._post))]
-                async for message in messages:
-                    self._receive(message)
-                for each in speaking:
-                    each.cancel()
+            await link.listen(self._receive)
         finally:
+            beating.cancel()
             self._lose()
 
     def _receive(self, message: ToFront) -> None:

@@ -2,11 +2,11 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator
 
 import msgspec
 
-from service.messages import PROTOCOL_VERSION, Hello, ToFront
+from service.link import WorkerLink
+from service.messages import PROTOCOL_VERSION, Hello
 
 # From one worker to the next: which device it has and how many slots are free there is no business of the front.
 _MAY_DIFFER = {"pid", "device", "slots", "max_batch"}
@@ -18,10 +18,10 @@ class WorkerChanged(Exception):
     """A worker runs another network than the first one did: its sizes and thresholds are not those of the open sessions."""
 
 
-async def greet(messages: AsyncGenerator[ToFront], timeout_seconds: float) -> Hello:
+async def greet(link: WorkerLink, timeout_seconds: float) -> Hello:
     """The hello that a link begins with. Raises TimeoutError, ConnectionResetError, or ValueError where it is none of ours."""
     async with asyncio.timeout(timeout_seconds):
-        hello = await anext(messages, None)
+        hello = await link.first()
     if hello is None:
         raise ConnectionResetError("the worker hung up before its hello")
     if not isinstance(hello, Hello) or hello.protocol_version != PROTOCOL_VERSION:

@@ -1,7 +1,6 @@
 """What the front has to tell one worker, in order; made for one link and thrown away with it."""
 
-import asyncio
-import contextlib
+from collections import deque
 from collections.abc import Mapping
 
 from service.front.workers.items import Item
@@ -14,16 +13,18 @@ class Outbox:
     cost nothing, and templates go only where the worker is not known to hold their memory by then.
     """
 
-    def __init__(self, items: Mapping[int, Item]) -> None:
+    def __init__(self, items: Mapping[int, Item], link: WorkerLink) -> None:
         """`items` are the engine's, by id."""
         self._items = items
-        self._queue: asyncio.Queue[int | ToWorker] = asyncio.Queue()
+        self._link = link
+        self._queue: deque[int | ToWorker] = deque()
         # Keys sent with their templates and not released since.
         self._known: set[bytes] = set()
 
     def post(self, entry: int | ToWorker) -> None:
-        """Say this next: an item, by its id, or a message."""
-        self._queue.put_nowait(entry)
+        """Say this next, at once where the link has room: an item, by its id, or a message."""
+        self._queue.append(entry)
+        self._write()
 
     def post_again(self, item_id: int) -> None:
         """Send an item with its templates: the worker does not hold its memory, whatever it was sent before."""
@@ -31,13 +32,14 @@ class Outbox:
             self._known.discard(self._items[item_id].memory_key)
             self.post(item_id)
 
-    async def write(self, link: WorkerLink) -> None:
-        """Send what is posted, until the link breaks."""
-        with contextlib.suppress(OSError):  # its reader hears of it too, once all that came before has been read
-            while True:
-                message = self._message(await self._queue.get())
+    def _write(self) -> None:
+        try:
+            while self._queue and not self._link.is_sending:
+                message = self._message(self._queue.popleft())
                 if message is not None:
-                    await link.send(message)
+                    self._link.send(message, self._write)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the item is sent again over the next link
+            self._link.end(error)
 
     def _message(self, entry: int | ToWorker) -> ToWorker | None:
         """What goes over the wire for an entry of the outbox; None where it has become pointless meanwhile."""
