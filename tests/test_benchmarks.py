@@ -12,12 +12,16 @@ import torch
 from benchmarks import gpu, original
 from benchmarks.arithmetic import count_flops
 from benchmarks.chart import HEIGHT, LINE, WIDTH, draw
+from benchmarks.front import FLOOR
 from benchmarks.growth import Point
+from benchmarks.load import Load, running_front
 from benchmarks.runners import tracked_targets
 from benchmarks.timing import Figure, Options, ratio, seconds_in_turn
 from model.config import VARIANTS
 from model.layers import fold_batch_norms
 from model.mixformer import MixFormer
+from service.commands.clip import made_up_clip
+from service.config import ServeSettings
 from service.worker.runner import Runner
 from service.worker.work import Step, Work
 
@@ -107,3 +111,11 @@ def test_every_session_has_its_turn_in_full_batches(tiny_weights: Path, monkeypa
     assert batches == [[0, 1], [2]] * 2
     figures = gpu.measure_runner("tiny", runner, (1, 3), Options(2, "wall", 1))
     assert sorted(figures) == ["tiny_gpu_fps_1", "tiny_gpu_fps_3", "tiny_gpu_ms_one"]
+
+
+async def test_the_floor_answers_every_frame_and_tells_what_decoding_took() -> None:
+    settings = ServeSettings(listen="127.0.0.1:0")
+    with running_front(settings, FLOOR) as (address, front):
+        measured = await Load(made_up_clip(64, 48), address, front).run(2, seconds=0.1, least=10)
+    assert measured.frames >= 10
+    assert 0 < measured.decode

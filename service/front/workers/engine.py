@@ -142,16 +142,20 @@ class Engine:
         now = self._clock()
         arrived_at = now if arrived_at is None else arrived_at
         item = Item(client, target.memory_key, target.templates, search, arrived_at, expires_at)
-        with self._items.under_way(item) as item_id:
-            self._post(item_id)
-            try:
-                async with asyncio.timeout(arrived_at + self._timeout - now):
-                    return await item.answer
-            except TimeoutError:
-                raise WorkerUnavailable(f"no worker answered within {self._timeout:g} s") from None
-            finally:
-                if item.answer.cancelled():
-                    self._post(Cancel(item_id))
+        item_id = self._items.add(item)
+        giving_up = asyncio.get_running_loop().call_later(arrived_at + self._timeout - now, self._give_up, item_id, item)
+        self._post(item_id)
+        try:
+            return await item.answer
+        finally:
+            giving_up.cancel()
+            self._items.remove(item_id)
+            if item.answer.cancelled():
+                self._post(Cancel(item_id))
+
+    def _give_up(self, item_id: int, item: Item) -> None:
+        item.settle(WorkerUnavailable(f"no worker answered within {self._timeout:g} s"))
+        self._post(Cancel(item_id))
 
     def release(self, memory_key: bytes) -> None:
         """One target has done with this memory: its templates have changed, or it is gone. The last one frees the slot.

@@ -3,8 +3,7 @@
 import asyncio
 import itertools
 import logging
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -69,15 +68,15 @@ class Items:
         """What is under way now, oldest first."""
         return self._items
 
-    @contextmanager
-    def under_way(self, item: Item) -> Iterator[int]:
-        """The item is under way for the length of the body, under the id that this gives."""
+    def add(self, item: Item) -> int:
+        """The item is under way until `remove`, under the id that this gives."""
         item_id = next(self._ids)
         self._items[item_id] = item
-        try:
-            yield item_id
-        finally:
-            del self._items[item_id]
+        return item_id
+
+    def remove(self, item_id: int) -> None:
+        """Nobody waits for the item any more, or it has its answer."""
+        del self._items[item_id]
 
     def begin(self, item_ids: Iterable[int]) -> None:
         """The worker has these on its device: should it die, one of them may be why."""
