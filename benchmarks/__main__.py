@@ -25,10 +25,11 @@ BENCHMARKS: dict[str, Callable[[Options], dict[str, Figure]]] = {
     "sharing": sharing.measure,
 }
 LATEST = Path(__file__).parent / "latest.json"
+SOME = Path("build/benchmarks.json")
 
 
 def main() -> None:
-    """Run what the command line asks for. Figures of benchmarks that were left out are not kept."""
+    """Run what the command line asks for. A run of some benchmarks leaves the figures of the last whole one alone."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("--only", nargs="+", choices=BENCHMARKS, default=list(BENCHMARKS), help="which, all by default")
     parser.add_argument("--repeats", type=int, default=15, help="rounds of every comparison (default %(default)s)")
@@ -36,12 +37,13 @@ def main() -> None:
     parser.add_argument(
         "--clock", choices=CLOCKS, default="wall", help="cpu: on a machine that others use too, with --threads 1"
     )
-    parser.add_argument("--output", type=Path, default=LATEST, help="default %(default)s")
+    parser.add_argument("--output", type=Path, help=f"default {LATEST.name} beside the benchmarks, for some of them {SOME}")
     arguments = parser.parse_args()
     if arguments.repeats < 2:
         parser.error(f"--repeats {arguments.repeats}: quartiles need at least 2")
     # Before the hour that the figures take.
-    arguments.output.parent.mkdir(parents=True, exist_ok=True)
+    output: Path = arguments.output or (LATEST if set(arguments.only) == set(BENCHMARKS) else SOME)
+    output.parent.mkdir(parents=True, exist_ok=True)
     options = Options(arguments.repeats, arguments.clock, arguments.threads)
     torch.set_num_threads(options.threads or usable_cores())
     figures: dict[str, Figure] = {}
@@ -49,7 +51,7 @@ def main() -> None:
         found = BENCHMARKS[name](options)
         figures |= found
         print("\n".join(_line(*each) for each in found.items()), flush=True)
-    arguments.output.write_text(json.dumps(_report(figures, options), indent=1) + "\n")
+    output.write_text(json.dumps(_report(figures, options), indent=1) + "\n")
 
 
 def _line(name: str, figure: Figure) -> str:
