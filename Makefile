@@ -71,6 +71,7 @@ growth: setup
 train: setup
 	$(BIN)/python -m training train training/recipes/$(RECIPE).toml weights/$(RECIPE).safetensors --data $(DATA)
 	$(BIN)/python -m training calibrate weights/$(RECIPE).safetensors --data $(DATA)
+	$(BIN)/python -m training quantise weights/$(RECIPE).safetensors --data $(DATA)
 	$(if $(SEQUENCES),$(BIN)/python -m training evaluate $(SEQUENCES) --weights weights/$(RECIPE).safetensors)
 
 evaluate: setup

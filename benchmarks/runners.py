@@ -4,7 +4,7 @@ import tempfile
 from dataclasses import replace
 from pathlib import Path
 
-from benchmarks.networks import random_crops, random_network
+from benchmarks.networks import folded_network, random_crops, random_ranges
 from model.checkpoint import save_model
 from service.config import ServeSettings
 from service.worker.runner import Runner
@@ -12,10 +12,11 @@ from service.worker.work import Work
 
 
 def random_runner(variant: str, settings: ServeSettings) -> Runner:
-    """A runner of the variant, warmed up. Its weights are not those of `settings`."""
+    """A runner of the variant, warmed up, with ranges as shipped weights have them. Its weights are not those of `settings`."""
+    model = folded_network(variant)
     with tempfile.TemporaryDirectory() as folder:
         weights = Path(folder) / "random.safetensors"
-        save_model(weights, random_network(variant))
+        save_model(weights, model, ranges=random_ranges(model))
         return Runner(replace(settings, weights=str(weights)))
 
 

@@ -1,7 +1,7 @@
 """Loading and saving weights: the original's pickled checkpoints and our safetensors files, both strictly.
 
-Our files hold the folded network under our own names, with `variant` and `update_rule` in their metadata. An official file
-is translated once, here.
+Our files hold the folded network under our own names, with `variant` and `update_rule` in their metadata, and where it was made
+ready for 8-bit integers the ranges of its layers. An official file is translated once, here.
 """
 
 import hashlib
@@ -20,15 +20,19 @@ from model.config import VARIANTS, ModelConfig, UpdateRule
 from model.layers import fold_batch_norms
 from model.mixformer import MixFormer
 from model.official import REASON_CHARACTERS, CheckpointError, read_official
+from model.quantised import Ranges, check_ranges
+
+_RANGES = "ranges."  # before the name of a layer
 
 
 class LoadedModel(NamedTuple):
-    """A network ready for inference, and what its file says about it."""
+    """A network ready for inference, and what its file says about it. `ranges`: empty where it is not ready for 8-bit integers."""
 
     model: MixFormer
     update_rule: UpdateRule
     sha256: str
     metadata: dict[str, str]
+    ranges: Ranges
 
 
 def load_model(
@@ -43,15 +47,17 @@ def load_model(
         raise CheckpointError(f"{path}: no such file")
     ours = path.suffix == ".safetensors"
     tensors, metadata = _read_safetensors(path) if ours else (read_official(path), {})
+    ranges = {name.removeprefix(_RANGES): tensors.pop(name) for name in list(tensors) if name.startswith(_RANGES)}
     config = _config(path, tensors, variant or metadata.get("variant"), folded=ours)
     model = MixFormer(config).eval()
     if ours:
         fold_batch_norms(model)
     _load_strictly(path, model, tensors)
     fold_batch_norms(model)
+    _check_ranges(path, model, ranges)
     model.set_precision(dtype)
     rule = _update_rule(path, metadata)
-    return LoadedModel(model.to(device).requires_grad_(False), rule, _sha256(path), metadata)
+    return LoadedModel(model.to(device).requires_grad_(False), rule, _sha256(path), metadata, ranges)
 
 
 def save_model(
@@ -60,8 +66,9 @@ def save_model(
     update_rule: UpdateRule | None = None,
     metadata: Mapping[str, str] | None = None,
     dtype: torch.dtype = torch.float16,
+    ranges: Ranges | None = None,
 ) -> None:
-    """Write the network, folded, with its variant, its rule (where it has one of its own) and further `metadata`.
+    """Write the network, folded, with its variant, its rule (where it has one of its own), further `metadata` and its ranges.
 
     Raises OSError where it cannot be written; a file that was there before stays as it was.
     """
@@ -72,7 +79,8 @@ def save_model(
     else:
         fold_batch_norms(copy)
         copy.load_state_dict(model.state_dict())
-    tensors = {name: tensor.detach().to(dtype).cpu().contiguous() for name, tensor in copy.state_dict().items()}
+    named = copy.state_dict() | {f"{_RANGES}{name}": limits for name, limits in (ranges or {}).items()}
+    tensors = {name: tensor.detach().to(dtype).cpu().contiguous() for name, tensor in named.items()}
     notes = dict(metadata or {}) | {"variant": model.config.name}
     if update_rule is not None:
         notes["update_rule"] = json.dumps(asdict(update_rule))
@@ -142,6 +150,13 @@ def _stop_at(path: Path, model: MixFormer, kind: str, names: list[str]) -> None:
         raise CheckpointError(
             f"{path}: {len(names)} {kind} for variant {model.config.name}, first {names[0][:REASON_CHARACTERS]}"
         )
+
+
+def _check_ranges(path: Path, model: MixFormer, ranges: Ranges) -> None:
+    try:
+        check_ranges(model, ranges)
+    except ValueError as error:
+        raise CheckpointError(f"{path}: {str(error)[:REASON_CHARACTERS]}") from None
 
 
 def _update_rule(path: Path, metadata: Mapping[str, str]) -> UpdateRule:

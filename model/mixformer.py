@@ -40,10 +40,13 @@ def ignore_mark(name: str) -> None:
 
 
 class Network(Protocol):
-    """What a tracker needs of a network, however it is run. `device`: where its tensors lie."""
+    """What a tracker needs of a network, however it is run. `precision`: of its products. `device`: where its tensors lie."""
 
     @property
     def config(self) -> ModelConfig: ...
+
+    @property
+    def precision(self) -> torch.dtype: ...
 
     @property
     def device(self) -> torch.device: ...

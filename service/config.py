@@ -110,7 +110,7 @@ class ServeSettings:
     weights: Annotated[str, Meta(description="checkpoint file; empty means the weights that come with the package")] = ""
     variant: Annotated[str, Meta(description="variant of the network; empty means the one the checkpoint names")] = ""
     precision: Annotated[
-        Literal["auto", "float32", "bfloat16", "float16"], Meta(description="arithmetic of the network")
+        Literal["auto", "float32", "bfloat16", "float16", "int8"], Meta(description="arithmetic of the network")
     ] = "auto"  # fmt: skip
     device: Annotated[
         str, Meta(min_length=1, description="auto, cpu, cuda or cuda:N; simulated: made-up boxes, for load tests")
@@ -128,7 +128,7 @@ class ServeSettings:
         int, Meta(ge=1, le=16, description="steps that the simulated device may be asked for before it has done the first")
     ] = 1  # fmt: skip
     backend: Annotated[
-        Literal["auto", "openvino", "torch"], Meta(description="what runs the network; auto is OpenVINO on a CPU in float32")
+        Literal["auto", "openvino", "torch"], Meta(description="what runs the network; auto: OpenVINO on a CPU in float32 or int8")
     ] = "auto"  # fmt: skip
     cache_dir: Annotated[str, Meta(description="folder that keeps compiled networks; empty means the user's cache folder")] = ""
     threads: Annotated[int, Meta(ge=0, le=1024, description="CPU threads of a worker; 0 means automatic")] = 0

@@ -7,6 +7,8 @@ _CGROUP = Path("/sys/fs/cgroup")
 _CPUINFO = Path("/proc/cpuinfo")
 # AMX and AVX-512 on x86, and the Arm extension.
 _BFLOAT16_FLAGS = {"amx_bf16", "avx512_bf16", "bf16"}
+# Products of 8-bit integers added up in one instruction, in both its forms on x86.
+_INT8_FLAGS = {"avx512_vnni", "avx_vnni"}
 
 
 def usable_cores(cgroup: Path = _CGROUP) -> int:
@@ -18,8 +20,17 @@ def usable_cores(cgroup: Path = _CGROUP) -> int:
 
 def has_native_bfloat16(cpuinfo: Path = _CPUINFO) -> bool:
     """Whether bfloat16 arithmetic is done in hardware; emulated, it takes twice as long as float32."""
+    return _has_one_of(_BFLOAT16_FLAGS, cpuinfo)
+
+
+def has_native_int8(cpuinfo: Path = _CPUINFO) -> bool:
+    """Whether 8-bit integers are multiplied and added up without overflow and faster than float32."""
+    return _has_one_of(_INT8_FLAGS, cpuinfo)
+
+
+def _has_one_of(flags: set[str], cpuinfo: Path) -> bool:
     try:
-        return not _BFLOAT16_FLAGS.isdisjoint(cpuinfo.read_text().split())
+        return not flags.isdisjoint(cpuinfo.read_text().split())
     except OSError:  # no Linux
         return False
 

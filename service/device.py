@@ -8,8 +8,9 @@ import torch
 
 from model.compiled import CompiledMixFormer
 from model.mixformer import MixFormer, Network
+from model.quantised import Ranges
 from service.config import SettingsError
-from service.cpu import has_native_bfloat16, usable_cores
+from service.cpu import has_native_bfloat16, has_native_int8, usable_cores
 
 _log = logging.getLogger(__name__)
 
@@ -27,28 +28,53 @@ def choose_device(name: str) -> torch.device:
 
 
 def choose_dtype(precision: str, device: torch.device) -> torch.dtype:
-    """The type of that name; `auto` is half precision where the hardware has it."""
-    if precision == "auto" and device.type == "cpu":
-        precision = "bfloat16" if has_native_bfloat16() else "float32"
-    return {"auto": torch.float16, "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[precision]
+    """What the weights are loaded in: `auto` is half precision where the hardware has it; `int8` is made of float32."""
+    if precision == "auto":
+        if device.type == "cpu":
+            return torch.bfloat16 if has_native_bfloat16() else torch.float32
+        return torch.float16
+    return {"bfloat16": torch.bfloat16, "float16": torch.float16}.get(precision, torch.float32)
 
 
-def choose_network(model: MixFormer, backend: str = "auto", threads: int = 0, cache_dir: str = "") -> Network:
-    """The network as that backend runs it; `auto` is the faster one: OpenVINO on a CPU in float32, torch everywhere else.
+def choose_network(
+    model: MixFormer,
+    ranges: Ranges | None = None,
+    precision: str = "auto",
+    backend: str = "auto",
+    threads: int = 0,
+    cache_dir: str = "",
+) -> Network:
+    """The network as that backend runs it; `auto` is the faster one: OpenVINO on a CPU in float32, torch everywhere else. OpenVINO
+    multiplies 8-bit integers where the weights have `ranges` and the CPU has instructions for it, unless `precision` is float32.
 
     `threads` 0 means every core this process may use. Raises SettingsError where the backend cannot run the network.
     """
     can_compile = model.device.type == "cpu" and model.precision == torch.float32
+    if precision == "int8":
+        _check_int8(model, ranges, backend)
     if backend == "openvino" and not can_compile:
         raise SettingsError(f"backend='openvino' runs float32 on a CPU, not {model.precision} on {model.device}")
     if backend == "torch" or not can_compile:
         return model
+    used = ranges if precision == "int8" or (precision == "auto" and has_native_int8()) else None
     threads = threads or usable_cores()
     try:
-        return CompiledMixFormer(model, threads, Path(cache_dir) if cache_dir else _cache_folder())
+        return CompiledMixFormer(model, threads, Path(cache_dir) if cache_dir else _cache_folder(), used)
     except OSError as error:
         _log.warning("compiled networks are not kept, so every start compiles anew: %s", error)
-        return CompiledMixFormer(model, threads)
+        return CompiledMixFormer(model, threads, ranges=used)
+
+
+def _check_int8(model: MixFormer, ranges: Ranges | None, backend: str) -> None:
+    wanting = {
+        "weights with ranges (python -m training quantise)": bool(ranges),
+        "a CPU, not a GPU": model.device.type == "cpu",
+        "a CPU with VNNI instructions": has_native_int8(),
+        "the backend openvino, not torch": backend != "torch",
+    }
+    for what, is_there in wanting.items():
+        if not is_there:
+            raise SettingsError(f"precision='int8' needs {what}")
 
 
 def _cache_folder() -> Path:

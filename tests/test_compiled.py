@@ -123,11 +123,11 @@ def test_a_signal_finds_its_stack_after_networks_have_come_and_gone(model: MixFo
 def test_other_precisions_stay_with_torch(config: ModelConfig = CONFIG) -> None:
     model = MixFormer(config).eval()
     fold_batch_norms(model)
-    assert choose_network(model, "torch") is model
+    assert choose_network(model, backend="torch") is model
     model.set_precision(torch.bfloat16)
     assert choose_network(model) is model
     with pytest.raises(SettingsError, match="bfloat16"):
-        choose_network(model, "openvino")
+        choose_network(model, backend="openvino")
     with pytest.raises(ValueError, match="bfloat16"):
         CompiledMixFormer(model, 1)
 

@@ -132,7 +132,7 @@ def test_an_8k_frame_fits() -> None:
 
 def test_every_setting_has_a_help_text() -> None:
     assert [name for name, setting in SETTINGS.items() if not setting.help] == []
-    assert SETTINGS["precision"].choices == ("auto", "float32", "bfloat16", "float16")
+    assert SETTINGS["precision"].choices == ("auto", "float32", "bfloat16", "float16", "int8")
     assert SETTINGS["listen"].choices == ()
 
 

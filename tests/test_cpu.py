@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from service.cpu import has_native_bfloat16, usable_cores
+from service.cpu import has_native_bfloat16, has_native_int8, usable_cores
 
 CORES = len(os.sched_getaffinity(0))
 
@@ -28,6 +28,15 @@ def test_a_quota_of_the_old_cgroups_counts_too(tmp_path: Path, quota: int, cores
     (tmp_path / "cpu" / "cpu.cfs_quota_us").write_text(f"{quota}\n")
     (tmp_path / "cpu" / "cpu.cfs_period_us").write_text("100000\n")
     assert usable_cores(tmp_path) == cores
+
+
+@pytest.mark.parametrize(
+    ("text", "native"),
+    [("flags : fpu avx512_vnni\n", True), ("flags : avx_vnni avx2\n", True), ("flags : fpu avx512f amx_bf16\n", False)],
+)
+def test_native_int8_is_read_from_the_flags(tmp_path: Path, text: str, native: bool) -> None:
+    (tmp_path / "cpuinfo").write_text(text)
+    assert has_native_int8(tmp_path / "cpuinfo") is native
 
 
 @pytest.mark.parametrize(

@@ -109,7 +109,7 @@ async def test_sessions_are_shown_listed_and_deleted(service: Service) -> None:
 
 async def test_the_server_tells_what_it_runs_and_its_limits(service: Service) -> None:
     info = await service.stub.GetServerInfo(pb.GetServerInfoRequest())
-    assert (info.version, info.model_variant, info.device) == ("1.2.3", "mixvit_tiny", "cpu")
+    assert (info.version, info.model_variant, info.device, info.precision) == ("1.2.3", "mixvit_tiny", "cpu", "float32")
     assert (info.max_frame_bytes, info.max_sessions, info.max_targets_per_session) == (1024 * 1024, 6, 16)
 
 

@@ -9,7 +9,6 @@ import cv2
 import numpy as np
 import pytest
 import simplejpeg
-import torch
 from fake_front import bench, start
 from fake_service import FakeService, listening
 from pictures import encoded, scene
@@ -28,6 +27,7 @@ from service.commands.synthetic import synthetic_clip
 from service.commands.track_local import Followers
 from service.config import Limits
 from service.decode import RawImage, decode
+from service.device import choose_network
 
 WIDTH, HEIGHT, FRAMES = 160, 120, 4
 BOX = "40,30,24,24"
@@ -135,7 +135,7 @@ def test_a_rejected_frame_is_told_and_the_next_one_is_tracked(
 async def test_a_frame_on_which_one_target_fails_is_told_as_the_service_tells_it(tiny_weights: Path) -> None:
     boxes = {"near": Box(40.0, 30.0, 24.0, 24.0), "far": Box(270.0, 190.0, 24.0, 24.0)}
     whole, small = encoded(scene()), encoded(scene(96, 72))
-    followers = Followers(load_model(tiny_weights, None, "cpu", torch.float32), UpdateRule(), boxes)
+    followers = Followers(choose_network(load_model(tiny_weights).model), UpdateRule(), boxes)
     ours = [followers.follow(number, payload) for number, payload in enumerate((whole, small, whole))]
     given = bench()
     session, commands = given.session(), [start(name, box) for name, box in boxes.items()]

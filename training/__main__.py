@@ -4,12 +4,14 @@ import argparse
 import sys
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from model.checkpoint import load_model, save_model
 from model.compiled import CompiledMixFormer
 from model.mixformer import MixFormer
 from model.official import CheckpointError
+from model.quantised import observe_ranges
 from training.calibrate import (
     BAD_OVERLAP,
     CalibrationError,
@@ -23,6 +25,7 @@ from training.calibrate import (
 )
 from training.evaluate import evaluate, followers, score_area, table, write_json
 from training.loop import Trainer, averaged
+from training.quantise import box_differences, moments
 from training.recipe import Recipe, RecipeError, read_recipe
 from training.sequences import SequenceError, read_sequences
 from training.shards import ShardError, Shards, data_folder
@@ -64,9 +67,12 @@ def _parser() -> argparse.ArgumentParser:
     calibrate = commands.add_parser("calibrate", help="give weights the thresholds that fit their scores on held-out videos")
     calibrate.add_argument("weights", type=_weights_file, help="the .safetensors file to rewrite")
     calibrate.set_defaults(run=_calibrate)
+    quantise = commands.add_parser("quantise", help="give weights the ranges that 8-bit integers need, from training videos")
+    quantise.add_argument("weights", type=_weights_file, help="the .safetensors file to rewrite")
+    quantise.set_defaults(run=_quantise)
     settings = commands.add_parser("tune", help="what the tracker's settings are worth on the training data's videos")
     settings.add_argument("weights", type=Path)
-    for command in (train, calibrate, settings):
+    for command in (train, calibrate, quantise, settings):
         command.add_argument("--data", help="folder with train/*.tar and init/ (default: $MIXFORMER_DATA, else data)")
     settings.set_defaults(run=_tune)
     compare = commands.add_parser("evaluate", help="one pass over sequences in OTB or GOT-10k layout")
@@ -125,7 +131,27 @@ def _calibrate(arguments: argparse.Namespace) -> int:
     print(f"held-out videos, each with thresholds of the others: {left_out(network, loaded.update_rule, scenes, seen)}")
     trained = [watch(network, rule, scene) for scene in vanishing(shards, videos_of(shards.training()))]
     print(f"training videos, with the thresholds of the held-out ones: {judged(trained)}")
-    save_model(arguments.weights, loaded.model, rule, loaded.metadata)
+    save_model(arguments.weights, loaded.model, rule, loaded.metadata, ranges=loaded.ranges)
+    print(f"written: {arguments.weights}")
+    return 0
+
+
+def _quantise(arguments: argparse.Namespace) -> int:
+    loaded = load_model(arguments.weights)
+    shards = Shards(data_folder(arguments.data) / "train", VIDEO_SHARDS)
+    held_out, shown = (
+        [each for video in videos_of(records) for each in moments(loaded.model, shards, video)]
+        for records in (shards.validation(), shards.training())
+    )
+    if not held_out or not shown:
+        raise CalibrationError(f"{len(shown)} frames of training videos and {len(held_out)} of held-out ones: both are needed")
+    ranges = observe_ranges(loaded.model, shown)
+    differences = box_differences(loaded.model, ranges, held_out)
+    print(
+        f"{len(ranges)} layers; on {len(held_out)} frames of held-out videos boxes differ from float32's by "
+        f"{np.median(differences):.2f} px of the search crop (median), at most {differences.max():.2f}"
+    )
+    save_model(arguments.weights, loaded.model, loaded.update_rule, loaded.metadata, ranges=ranges)
     print(f"written: {arguments.weights}")
     return 0
 

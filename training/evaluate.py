@@ -53,10 +53,14 @@ class Ours:
 
 
 def followers(loaded: LoadedModel, vittrack: Path | None) -> dict[str, Follower]:
-    """All that are to be compared, by name, ours first."""
-    ours = Ours(CompiledMixFormer(loaded.model, torch.get_num_threads()), loaded.update_rule)
-    peers: dict[str, Follower] = {loaded.model.config.name: ours, "hold still": HoldStill(), "MIL": Mil()}
-    return peers | ({"VitTrack": VitTrack(vittrack, torch.get_num_threads())} if vittrack is not None else {})
+    """All that are to be compared, by name, ours first: in float32, and with 8-bit integers where the weights have ranges."""
+    name, threads = loaded.model.config.name, torch.get_num_threads()
+    ours: dict[str, Follower] = {name: Ours(CompiledMixFormer(loaded.model, threads), loaded.update_rule)}
+    if loaded.ranges:
+        quantised = CompiledMixFormer(loaded.model, threads, ranges=loaded.ranges)
+        ours[f"{name} int8"] = Ours(quantised, loaded.update_rule)
+    peers: dict[str, Follower] = {"hold still": HoldStill(), "MIL": Mil()}
+    return ours | peers | ({"VitTrack": VitTrack(vittrack, torch.get_num_threads())} if vittrack is not None else {})
 
 
 def run(follower: Follower, video: Video) -> Run:
@@ -89,14 +93,14 @@ def evaluate(compared: Mapping[str, Follower], videos: Sequence[Video]) -> dict[
 
 def table(runs: Mapping[str, Mapping[str, Run]]) -> str:
     """The measures as text, a row per follower and sequence, a mean for each follower."""
-    head = f"{'tracker':<14} {'sequence':<14} {'AUC':>6} {'P@20':>6} {'P norm':>6} {'overlap':>7} {'frames/s':>9}"
+    head = f"{'tracker':<16} {'sequence':<14} {'AUC':>6} {'P@20':>6} {'P norm':>6} {'overlap':>7} {'frames/s':>9}"
     lines = [head, "-" * len(head)]
     for name, per_video in runs.items():
         rows = {video: each.measures for video, each in per_video.items()}
         rows["mean"] = mean(list(rows.values()))
         for video, (auc, precision, normalised, shared, speed) in rows.items():
             figures = f"{auc:6.3f} {precision:6.3f} {normalised:6.3f} {shared:7.3f} {speed:9.1f}"
-            lines.append(f"{name:<14} {video:<14} {figures}")
+            lines.append(f"{name:<16} {video:<14} {figures}")
         lines.append("")
     return "\n".join(lines)
 

@@ -10,7 +10,7 @@ from service.commands.command import parse_box, parse_size, positive_float, posi
 from service.sources import FLAGS, Setting
 
 DEFAULT_SERVER = "127.0.0.1:50051"
-PRECISIONS = ("auto", "float32", "bfloat16", "float16")
+PRECISIONS = ("auto", "float32", "bfloat16", "float16", "int8")
 OVERLOAD_POLICIES = ("block", "drop-oldest")
 
 

@@ -5,10 +5,11 @@ import time
 from collections.abc import Mapping
 from dataclasses import replace
 
-from model.checkpoint import LoadedModel, load_model
+from model.checkpoint import load_model
 from model.config import UpdateRule
 from model.crop import Image
 from model.geometry import Box
+from model.mixformer import Network
 from model.official import CheckpointError
 from model.target import NonFinitePredictionError, TargetReport
 from model.tracker import Tracker
@@ -17,6 +18,7 @@ from service.commands.footage import open_footage
 from service.commands.results import FrameRecord, name_targets, record_of_error, record_of_reports
 from service.commands.track import FILE_LIMITS, TrackOutput
 from service.commands.weights import DEFAULT_WEIGHTS
+from service.config import SettingsError
 from service.decode import Payload, decode
 from service.device import choose_device, choose_dtype, choose_network
 from service.errors import BadBox, NonFinitePrediction, ServiceError
@@ -25,9 +27,9 @@ from service.failures import combined, without_answer
 
 def run(arguments: argparse.Namespace) -> int:
     """Track the footage from the boxes given. The exit code; raises CommandError."""
-    loaded = _load(arguments)
+    network, rule = _load(arguments)
     footage = open_footage(arguments.source)
-    followers = Followers(loaded, _rule(loaded.update_rule, arguments), name_targets(arguments.boxes))
+    followers = Followers(network, _rule(rule, arguments), name_targets(arguments.boxes))
     with TrackOutput(arguments, footage) as output:
         for number, payload in enumerate(footage.frames):
             begun_at = time.perf_counter()
@@ -39,9 +41,8 @@ def run(arguments: argparse.Namespace) -> int:
 class Followers:
     """The targets of one video, each with its tracker; all start on the first frame."""
 
-    def __init__(self, loaded: LoadedModel, rule: UpdateRule, boxes: Mapping[str, Box]) -> None:
+    def __init__(self, network: Network, rule: UpdateRule, boxes: Mapping[str, Box]) -> None:
         self._boxes = boxes
-        network = choose_network(loaded.model)
         self._trackers = {target_id: Tracker(network, rule) for target_id in boxes}
         # What each target's tracker said last.
         self._reports: dict[str, TargetReport] = {}
@@ -80,12 +81,14 @@ class Followers:
         return record_of_reports(frame_number, reports, combined(failures) if failures else None)
 
 
-def _load(arguments: argparse.Namespace) -> LoadedModel:
+def _load(arguments: argparse.Namespace) -> tuple[Network, UpdateRule]:
+    precision = arguments.precision or "auto"
     device = choose_device("auto")
-    dtype = choose_dtype(arguments.precision or "auto", device)
+    weights, dtype = arguments.weights or DEFAULT_WEIGHTS, choose_dtype(precision, device)
     try:
-        return load_model(arguments.weights or DEFAULT_WEIGHTS, arguments.variant, device, dtype)
-    except CheckpointError as error:
+        loaded = load_model(weights, arguments.variant, device, dtype)
+        return choose_network(loaded.model, loaded.ranges, precision), loaded.update_rule
+    except (CheckpointError, SettingsError) as error:
         raise CommandError(str(error)) from error
 
 

@@ -59,7 +59,9 @@ class Runner:
             raise SettingsError(str(error)) from error
         threads = settings.threads or max(1, usable_cores() // len(settings.worker_devices))
         self._model = loaded.model
-        self._network = choose_network(loaded.model, settings.backend, threads, settings.cache_dir)
+        self._network = choose_network(
+            loaded.model, loaded.ranges, settings.precision, settings.backend, threads, settings.cache_dir
+        )
         self._config = loaded.model.config
         self._update_rule = loaded.update_rule
         self._sha256 = loaded.sha256
@@ -78,7 +80,7 @@ class Runner:
         config = self._config
         return Hello(
             protocol_version=PROTOCOL_VERSION, pid=os.getpid(), variant=config.name, weights_sha256=self._sha256,
-            device=str(self._device), precision=str(self._dtype).removeprefix("torch."), slots=self.slots,
+            device=str(self._device), precision=str(self._network.precision).removeprefix("torch."), slots=self.slots,
             max_batch=self.max_batch, template_size=config.template_size, search_size=config.search_size,
             template_factor=config.template_factor, search_factor=config.search_factor,
             has_score_head=config.has_score_head, update_rule=asdict(self._update_rule),

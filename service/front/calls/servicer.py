@@ -124,6 +124,7 @@ class TrackingServicer(TrackingServiceServicer):
             model_variant=hello.variant,
             weights_sha256=hello.weights_sha256,
             device=hello.device,
+            precision=hello.precision,
             max_frame_bytes=limits.max_frame_bytes,
             max_frame_pixels=limits.max_frame_pixels,
             max_targets_per_session=limits.max_targets_per_session,

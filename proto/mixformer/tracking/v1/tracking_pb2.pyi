@@ -857,6 +857,7 @@ class GetServerInfoResponse(_message.Message):
     MAX_CLIENT_BYTES_PER_SECOND_FIELD_NUMBER: _builtins.int
     MAX_RESUME_TOKEN_BYTES_FIELD_NUMBER: _builtins.int
     SNAPSHOT_INTERVAL_FRAMES_FIELD_NUMBER: _builtins.int
+    PRECISION_FIELD_NUMBER: _builtins.int
     version: _builtins.str
     model_variant: _builtins.str
     weights_sha256: _builtins.str
@@ -873,6 +874,8 @@ class GetServerInfoResponse(_message.Message):
     """0: this server neither gives resume tokens nor takes them."""
     snapshot_interval_frames: _builtins.int
     """A session that another server takes from the store has lost at most about this many frames. 0: there is no store."""
+    precision: _builtins.str
+    """Of the network's products: float32, bfloat16, float16 or int8."""
     def __init__(
         self,
         *,
@@ -889,10 +892,11 @@ class GetServerInfoResponse(_message.Message):
         max_client_bytes_per_second: _builtins.int = ...,
         max_resume_token_bytes: _builtins.int = ...,
         snapshot_interval_frames: _builtins.int = ...,
+        precision: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["device", b"device", "max_client_bytes_per_second", b"max_client_bytes_per_second", "max_client_frames_per_second", b"max_client_frames_per_second", "max_client_sessions", b"max_client_sessions", "max_frame_bytes", b"max_frame_bytes", "max_frame_pixels", b"max_frame_pixels", "max_resume_token_bytes", b"max_resume_token_bytes", "max_sessions", b"max_sessions", "max_targets_per_session", b"max_targets_per_session", "model_variant", b"model_variant", "snapshot_interval_frames", b"snapshot_interval_frames", "version", b"version", "weights_sha256", b"weights_sha256"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["device", b"device", "max_client_bytes_per_second", b"max_client_bytes_per_second", "max_client_frames_per_second", b"max_client_frames_per_second", "max_client_sessions", b"max_client_sessions", "max_frame_bytes", b"max_frame_bytes", "max_frame_pixels", b"max_frame_pixels", "max_resume_token_bytes", b"max_resume_token_bytes", "max_sessions", b"max_sessions", "max_targets_per_session", b"max_targets_per_session", "model_variant", b"model_variant", "precision", b"precision", "snapshot_interval_frames", b"snapshot_interval_frames", "version", b"version", "weights_sha256", b"weights_sha256"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
