@@ -57,7 +57,7 @@ class WorkerLink:
 
     On a plain socket, not an asyncio transport: a transport drops what it has received as soon as a write fails, and the
     last thing a dying worker says (`BatchStarted`) tells which items may have killed it. Watched by callbacks, not awaited:
-    waking tasks for what passes costs the front 0.1 ms a frame.
+    waking tasks for what passes costs the front 0.05 ms a frame.
     """
 
     def __init__(self, connected: socket.socket) -> None:
