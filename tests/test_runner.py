@@ -14,6 +14,8 @@ from model.checkpoint import save_model
 from model.config import VARIANTS, ModelConfig
 from model.memory import MemoryPool, TemplateMemory
 from model.mixformer import MixFormer, Prediction
+from service import device
+from service.commands.weights import DEFAULT_WEIGHTS
 from service.config import SettingsError
 from service.messages import TrackItem
 from service.worker.runner import Runner
@@ -172,6 +174,18 @@ def test_half_precision_is_close_to_single(runner: Runner, tiny_weights: Path) -
     assert half.hello().precision == "bfloat16"
     (rough,), (exact,) = found(half, work(0)), found(runner, work(0))
     assert rough.box == pytest.approx(exact.box, abs=0.02)
+
+
+def test_a_runner_says_that_it_multiplies_integers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(device, "has_native_int8", lambda: True)
+    integers = Runner(replace(tiny.settings(DEFAULT_WEIGHTS, slots=1, cache_dir=str(tmp_path)), precision="int8"))
+    assert integers.hello().precision == "int8"
+    exact = Runner(tiny.settings(DEFAULT_WEIGHTS, slots=1, cache_dir=str(tmp_path)))
+    assert exact.hello().precision == "float32"
+    assert len(list(tmp_path.iterdir())) == 2, "each has graphs of its own"
+    (rounded,), (float32,) = found(integers, work(0)), found(exact, work(0))
+    assert rounded.box != float32.box
+    assert rounded.box == pytest.approx(float32.box, abs=0.05)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
