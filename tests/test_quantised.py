@@ -25,6 +25,7 @@ from service import device
 from service.commands.weights import DEFAULT_WEIGHTS
 from service.config import SettingsError
 from service.device import choose_network
+from training.__main__ import main
 from training.calibrate import videos_of
 from training.quantise import PASSES_A_VIDEO, box_differences, moments
 
@@ -208,3 +209,21 @@ def test_moments_are_cut_where_the_target_was_in_the_frame_before(shipped: Loade
     differences = box_differences(shipped.model, shipped.ranges, passes[:2])
     assert differences.shape == (2,)
     assert 0.0 < differences.max() < 8.0
+
+
+def test_one_command_gives_a_file_its_ranges(
+    shipped: LoadedModel,
+    tiny_weights: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    write_shards(tmp_path / "train")
+    weights = tmp_path / "weights.safetensors"
+    weights.write_bytes(tiny_weights.read_bytes())
+    monkeypatch.setattr("training.__main__.VIDEO_SHARDS", ("davis",))
+    assert main(["quantise", str(weights), "--data", str(tmp_path)]) == 0
+    before, after = load_model(tiny_weights), load_model(weights)
+    assert after.ranges.keys() == shipped.ranges.keys()
+    assert all(torch.equal(a, b) for a, b in zip(before.model.parameters(), after.model.parameters(), strict=True))
+    assert "px of the search crop" in capsys.readouterr().out
