@@ -1,6 +1,7 @@
 """What tests of several rooms need."""
 
 import os
+import signal
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -15,6 +16,12 @@ from model.checkpoint import save_model
 from model.config import VARIANTS, UpdateRule
 from model.mixformer import MixFormer
 from service.front.workers.engine import Engine
+
+
+@pytest.fixture(scope="session", autouse=True)
+def heeded_interrupts() -> None:
+    """Where a shell started the tests in the background, it had them ignore Ctrl-C, and so would every process that they start."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -61,7 +61,7 @@ class Exchange:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._send(frames))
                 tasks.create_task(self._receive())
-        except* (OSError, CommandError) as group:
+        except ExceptionGroup as group:  # `except*` of early Python 3.11 would wrap again what is raised
             raise group.exceptions[0] from None
 
     async def _send(self, frames: Iterator[Payload]) -> None:

@@ -135,7 +135,7 @@ async def _run(front: Front, server: aio.Server, fleet: Fleet, stopping: asyncio
             await _unless_stopped(fleet.keep(), stopping)
             for task in tasks:
                 task.cancel()
-    except* WorkerChanged as group:
+    except ExceptionGroup as group:  # `except*` of early Python 3.11 would wrap again what is raised
         raise group.exceptions[0] from None
     finally:
         await _tell(states, is_ready=False)
