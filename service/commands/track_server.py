@@ -12,7 +12,6 @@ from mixformer.tracking.v1 import tracking_pb2 as pb
 from service.client import TrackingClient
 from service.client_session import ClientSession
 from service.commands.access import access_of
-from service.commands.command import CommandError
 from service.commands.footage import open_footage
 from service.commands.results import name_targets, record_of_result
 from service.commands.track import FILE_LIMITS, TrackOutput
