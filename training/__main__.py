@@ -1,6 +1,7 @@
 """`python -m training`: train a recipe, export what it gave, evaluate weights on annotated sequences."""
 
 import argparse
+import math
 import sys
 from pathlib import Path
 
@@ -168,8 +169,10 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     loaded = load_model(arguments.weights)
     runs = evaluate(followers(loaded, arguments.vittrack), videos)
     print(table(runs))
-    area = score_area(runs[loaded.model.config.name], videos)
-    print(f'area under the ROC curve of "overlap below {BAD_OVERLAP}" against 1 - score: {area:.3f}')
+    for name, ours in runs.items():
+        area = score_area(ours, videos)
+        if not math.isnan(area):
+            print(f'{name}: area under the ROC curve of "overlap below {BAD_OVERLAP}" against 1 - score: {area:.3f}')
     if arguments.json:
         write_json(runs, arguments.json)
     return 0

@@ -15,6 +15,7 @@ from training.view import View, box_in_window, center_of, render, side_of
 
 ATTEMPTS = 12
 LEAST_INSIDE = 0.7  # share of the target's box that must lie in the search crop
+LEAST_SHOWN = 0.4  # share of a search region without the target that must lie in the frame
 BESIDE, REPLACED = 0.3, 0.3  # shares of the search regions without the target; the rest show another target
 
 
@@ -94,17 +95,21 @@ class PairSampler:
     def _absent(self, triple: Triple, rng: np.random.Generator, gap: int) -> tuple[Image, npt.NDArray[np.float32]]:
         """A search region without the target: a place beside it, something in its place, or another target, of its kind if possible."""
         way = rng.random()
-        if way < BESIDE:
-            away = crop_window(_beside(triple.search.box, self._config.search_factor, rng), self._config.search_factor)
-            seen = render(triple.search, away, self._config.search_size)
-            if seen.any(axis=2).mean() > 0.4:
-                return seen, np.zeros(4, np.float32)
+        if way < BESIDE and (empty := self._beside(triple.search, rng)) is not None:
+            return empty, np.zeros(4, np.float32)
+        shown: View | None = None
         if way > 1.0 - REPLACED:
-            shown: View | None = self._sources.replaced(triple, rng)
-        else:
-            shown = self._sources.another(triple, rng) if rng.random() < 0.5 else None
+            shown = self._sources.replaced(triple, rng)
+        elif rng.random() < 0.5:
+            shown = self._sources.another(triple, rng)
         shown = shown or self._sources.draw(self._source(rng), rng, gap).search
         return self._search(shown, rng)[0], np.zeros(4, np.float32)
+
+    def _beside(self, view: View, rng: np.random.Generator) -> Image | None:
+        """A search region beside the target; None where it lies mostly outside of the frame."""
+        away = crop_window(_box_beside(view.box, self._config.search_factor, rng), self._config.search_factor)
+        seen = render(view, away, self._config.search_size)
+        return seen if seen.any(axis=2).mean() > LEAST_SHOWN else None
 
     def _window(self, box: Box, rng: np.random.Generator) -> CropWindow:
         """The search window around a jittered box, as in the original (`_get_jittered_box` of its data processing)."""
@@ -131,7 +136,7 @@ def _area(box: npt.NDArray[np.float32]) -> float:
     return float((box[2] - box[0]) * (box[3] - box[1]))
 
 
-def _beside(box: Box, factor: float, rng: np.random.Generator) -> Box:
+def _box_beside(box: Box, factor: float, rng: np.random.Generator) -> Box:
     """A box of equal size so far away that a window of `factor` around it does not show the target."""
     angle = rng.uniform(0.0, 2.0 * np.pi)
     reach = (0.5 * factor + 0.1) * side_of(box) + 0.5 * max(box.width, box.height)
