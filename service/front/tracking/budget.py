@@ -1,11 +1,11 @@
 """Decoding in threads, within a budget of bytes for all pictures that are held at once."""
 
 import asyncio
-import threading
 import time
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple, TypeVar
@@ -15,7 +15,6 @@ from model.geometry import CropWindow
 from service.config import Limits
 from service.decode import Payload, decode_rest, decode_top, picture_size
 from service.errors import Overloaded
-from service.front.tracking.threads import Threads
 from service.headers import Size
 
 _CHANNELS = 3
@@ -91,7 +90,7 @@ class DecodePool:
         self._limits = limits
         self._wait_seconds = wait_seconds
         self._budget = ByteBudget(limits.decoded_bytes_budget)
-        self._threads = Threads(threads, "decode")
+        self._threads = ThreadPoolExecutor(threads, thread_name_prefix="decode")
 
     @property
     def free_bytes(self) -> int:
@@ -107,9 +106,9 @@ class DecodePool:
         amount = size.width * size.height * _CHANNELS
         if not self._budget.take_now(amount):
             await self._wait_for_room(size, amount)
-        lent = _Lent(self._budget, amount, asyncio.get_running_loop(), threading.get_ident())
-        step = partial(_decode, payload, self._limits, size.height if rows is None else rows)
-        return await self._threads.start(partial(lent.to_picture, step), lent.give_back)
+        running = self._threads.submit(_decode, payload, self._limits, size.height if rows is None else rows)
+        running.add_done_callback(_Return(self._budget, amount, asyncio.get_running_loop()))
+        return await asyncio.wrap_future(running)
 
     async def complete(self, payload: Payload, decoded: Decoded) -> Decoded:
         """The same picture with all its rows, in the memory that it has. Raises BadFrame where the rest cannot be decoded."""
@@ -117,11 +116,11 @@ class DecodePool:
 
     async def run(self, step: Callable[[], T]) -> T:
         """What `step` gives, done in one of the decoding threads: other work on pixels that is too long for the event loop."""
-        return await self._threads.start(step)
+        return await asyncio.wrap_future(self._threads.submit(step))
 
     def close(self) -> None:
         """Give the threads back; pictures that nobody waits for any more are dropped."""
-        self._threads.close()
+        self._threads.shutdown(wait=True, cancel_futures=True)
 
     async def _wait_for_room(self, size: Size, amount: int) -> None:
         try:
@@ -145,31 +144,22 @@ def _complete(payload: Payload, decoded: Decoded) -> Decoded:
 
 
 @dataclass(frozen=True)
-class _Lent:
-    """Bytes of the budget that one picture has; the one place where they go back.
+class _Return:
+    """The one place where bytes go back: with the picture's memory, or at once where there came no picture.
 
-    With the picture's memory, or at once where there comes no picture. Not at the end of the call: who is cancelled while the
-    thread decodes leaves a picture behind that nobody awaits.
+    Not at the end of the call: who is cancelled while the thread decodes leaves a picture behind that nobody awaits.
     """
 
     budget: ByteBudget
     amount: int
     loop: asyncio.AbstractEventLoop
-    loop_thread: int
 
-    def to_picture(self, step: Callable[[], Decoded]) -> Decoded:
-        """What the step gives, whose memory has the bytes from now on."""
-        try:
-            decoded = step()
-        except BaseException:
-            self.give_back()
-            raise
-        weakref.finalize(decoded.image, self.give_back).atexit = False
-        return decoded
+    def __call__(self, running: Future[Decoded]) -> None:
+        if running.cancelled() or running.exception() is not None:
+            self._return()
+        else:
+            weakref.finalize(running.result().image, self._return).atexit = False
 
-    def give_back(self) -> None:
-        """From any thread, and in the middle of anything: memory is freed where it is."""
+    def _return(self) -> None:
         if not self.loop.is_closed():
-            is_here = threading.get_ident() == self.loop_thread  # where the loop need not be woken
-            call = self.loop.call_soon if is_here else self.loop.call_soon_threadsafe
-            call(self.budget.give_back, self.amount)
+            self.loop.call_soon_threadsafe(self.budget.give_back, self.amount)
