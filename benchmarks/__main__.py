@@ -42,7 +42,7 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.repeats < 2:
         parser.error(f"--repeats {arguments.repeats}: quartiles need at least 2")
-    # Before the hour that the figures take.
+    # Before the figures, which take minutes.
     output: Path = arguments.output or (LATEST if set(arguments.only) == set(BENCHMARKS) else SOME)
     output.parent.mkdir(parents=True, exist_ok=True)
     options = Options(arguments.repeats, arguments.clock, arguments.threads)

@@ -22,8 +22,6 @@ from service.front.wire.status import Context
 from service.front.wire.times import duration
 
 BOX = pb.BoundingBox(x=1, y=2, width=3, height=4)
-
-
 SERVICE = pb.DESCRIPTOR.services_by_name["TrackingService"].full_name
 
 _threads = ThreadPoolExecutor(usable_cores())
