@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from statistics import median, quantiles
 
 Clock = Callable[[], float]
@@ -40,15 +41,20 @@ class Figure:
 def seconds_in_turn(runs: Mapping[str, Callable[[], object]], options: Options) -> dict[str, list[float]]:
     """Seconds of every run in every repeat, after one round that does not count."""
     clock = CLOCKS[options.clock]
-    seconds: dict[str, list[float]] = {name: [] for name in runs}
-    for run in runs.values():
-        run()
-    for _ in range(options.repeats):
-        for name, run in runs.items():
-            start = clock()
-            run()
-            seconds[name].append(clock() - start)
-    return seconds
+    return in_turn({name: partial(seconds_of, run, clock) for name, run in runs.items()}, options.repeats)
+
+
+def seconds_of(run: Callable[[], object], clock: Clock) -> float:
+    """What one call takes."""
+    start = clock()
+    run()
+    return clock() - start
+
+
+def in_turn(stopwatches: Mapping[str, Callable[[], float]], repeats: int) -> dict[str, list[float]]:
+    """What each of them says in every repeat, after one round that does not count."""
+    rounds = [{name: stopwatch() for name, stopwatch in stopwatches.items()} for _ in range(1 + repeats)][1:]
+    return {name: [each[name] for each in rounds] for name in stopwatches}
 
 
 def ratio(seconds: Mapping[str, list[float]], above: str, below: str) -> Figure:

@@ -1,6 +1,7 @@
 """The benchmarks measure what they say: both sides do the same work, in turn. No test looks at a time."""
 
 import itertools
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -9,7 +10,7 @@ import pytest
 import tiny
 import torch
 
-from benchmarks import gpu, original
+from benchmarks import gpu, original, speedup
 from benchmarks.arithmetic import count_flops
 from benchmarks.chart import HEIGHT, LINE, WIDTH, draw
 from benchmarks.front import FLOOR
@@ -47,6 +48,21 @@ def test_the_original_s_way_gives_our_boxes_and_scores() -> None:
     assert torch.allclose(found.boxes, expected.boxes, atol=1e-5)
     assert found.scores is not None and expected.scores is not None
     assert torch.allclose(found.scores, expected.scores, atol=1e-5)
+
+
+def test_the_original_runs_in_a_process_whose_threads_wait_as_torch_s_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(speedup.WAITING, "passive")
+    with speedup._process_of_its_own(1) as aside:
+        assert aside.submit(os.getenv, speedup.WAITING).result() is None
+        assert aside.submit(os.getpid).result() != os.getpid()
+    assert os.environ[speedup.WAITING] == "passive"
+
+
+def test_speedup_has_the_times_of_both_sides_once_their_boxes_agree() -> None:
+    figures = speedup.measure(Options(2, "cpu", 1), "mixcvt_small")
+    raw = figures["mixcvt_speedup_over_original"].raw
+    assert {name: len(seconds) for name, seconds in raw.items()} == {"original_seconds": 2, "ours_seconds": 2}
+    assert all(second > 0 for seconds in raw.values() for second in seconds)
 
 
 def test_attention_is_counted_among_the_operations() -> None:
