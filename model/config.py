@@ -111,12 +111,10 @@ def _convolutional(
     return tuple(StageConfig(dim, count, depth, *patch) for dim, count, depth, patch in values)
 
 
-def _mixcvt(
-    name: str, stages: tuple[StageConfig, ...], *, score: bool, head_channels: int = 384, search: int = 320
-) -> ModelConfig:
+def _mixcvt(name: str, stages: tuple[StageConfig, ...], *, score: bool) -> ModelConfig:
     return ModelConfig(
-        name=name, family=Family.MIXCVT, stages=stages, template_size=128, search_size=search,
-        template_factor=2.0, search_factor=5.0, head=CornerHeadKind.PLAIN, head_channels=head_channels, has_score_head=score,
+        name=name, family=Family.MIXCVT, stages=stages, template_size=128, search_size=320, template_factor=2.0,
+        search_factor=5.0, head=CornerHeadKind.PLAIN, head_channels=384, has_score_head=score,
     )  # fmt: skip
 
 
@@ -130,7 +128,11 @@ def _mixvit(name: str, dim: int, depth: int, heads: int, template: int, search: 
 
 _CVT_BASE = _convolutional((64, 192, 384), (1, 3, 6), (1, 4, 16))
 _CVT_LARGE = _convolutional((192, 768, 1024), (3, 12, 16), (2, 2, 12))
-_CVT_SMALL = _convolutional((48, 96, 192), (1, 2, 4), (1, 2, 6))
+_CVT_SMALL = _convolutional((48, 96, 192), (1, 2, 3), (1, 2, 6))
+
+_VIT_TINY = _mixvit("mixvit_tiny", 192, 12, 3, template=128, search=256, head_channels=128)
+# Of our own: crops, features and heads as those of MixViT-tiny, which teaches it.
+_SMALL = replace(_VIT_TINY, name="mixcvt_small", family=Family.MIXCVT, stages=_CVT_SMALL)
 
 VARIANTS: dict[str, ModelConfig] = {
     config.name: config
@@ -139,9 +141,9 @@ VARIANTS: dict[str, ModelConfig] = {
         _mixcvt("mixcvt_base_offline", _CVT_BASE, score=False),
         _mixcvt("mixcvt_large", _CVT_LARGE, score=True),
         _mixcvt("mixcvt_large_offline", _CVT_LARGE, score=False),
-        _mixcvt("mixcvt_small", _CVT_SMALL, score=True, head_channels=96, search=256),
+        _SMALL,
         _mixvit("mixvit_base", 768, 12, 12, template=128, search=288),
         _mixvit("mixvit_large", 1024, 24, 16, template=192, search=384),
-        _mixvit("mixvit_tiny", 192, 12, 3, template=128, search=256, head_channels=128),
+        _VIT_TINY,
     )
 }

@@ -31,6 +31,7 @@ from training.recipe import Recipe, RecipeError, read_recipe
 from training.sequences import SequenceError, read_sequences
 from training.shards import ShardError, Shards, data_folder
 from training.sources import Sources
+from training.teacher import Teacher
 from training.tune import TRIALS, tune
 
 VIDEO_SHARDS = ("davis", "uavdt")
@@ -98,7 +99,9 @@ def _train(arguments: argparse.Namespace) -> int:
     data = data_folder(arguments.data)
     shards = Shards(data / "train")
     initial = data / INITIAL if recipe.pretrained else None
-    model = Trainer(recipe, Sources(shards, shards.training()), _run_folder(arguments), initial, arguments.device).run()
+    teacher = Teacher(arguments.recipe.parent / recipe.teacher, arguments.device) if recipe.teacher else None
+    sources = Sources(shards, shards.training())
+    model = Trainer(recipe, sources, _run_folder(arguments), initial, arguments.device, teacher).run()
     return _write(model, recipe, arguments)
 
 

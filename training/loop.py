@@ -23,6 +23,7 @@ from training.losses import box_losses, score_labels, score_loss
 from training.pairs import PairSampler
 from training.recipe import Phase, Recipe, RecipeError
 from training.sources import Sources
+from training.teacher import Teacher, unlikeness
 
 CHECKPOINT = "last.pt"
 
@@ -40,18 +41,22 @@ class Trainer:
     """Runs a recipe in a folder, from its checkpoint where it has one."""
 
     def __init__(
-        self, recipe: Recipe, sources: Sources, folder: Path, initial: Path | None, device: torch.device | str
-    ) -> None:
-        """`initial`: the ImageNet network, for a recipe that starts from one."""
+        self, recipe: Recipe, sources: Sources, folder: Path, initial: Path | None, device: torch.device | str,
+        teacher: Teacher | None = None,
+    ) -> None:  # fmt: skip
+        """`initial`: the ImageNet network, for a recipe that starts from one; `teacher`: that of a recipe that names one."""
         self._recipe = recipe
         self._sources = sources
         self._folder = folder
         self._device = torch.device(device)
+        self._teacher = teacher
         folder.mkdir(parents=True, exist_ok=True)
         torch.manual_seed(recipe.seed)
         self._model = MixFormer(recipe.config(recipe.phases[0]))
         if recipe.pretrained and initial is not None:
             load_vit(self._model, initial)
+        if teacher is not None:
+            teacher.give_heads(self._model)
         self._average = copy.deepcopy(self._model)
         self._phase = 0
         self._step = 0
@@ -76,7 +81,7 @@ class Trainer:
             self._model.load_state_dict(self._average.state_dict())
         model = self._model.to(self._device)
         self._average.to(self._device).eval().requires_grad_(False)
-        trained = _trained_part(model, phase)
+        trained = _trained_part(model, phase, is_taught=self._teacher is not None)
         model.box_head.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         optimizer = torch.optim.AdamW(_groups(trained, phase, self._recipe.weight_decay))
         if self._optimizer_state is not None:
@@ -105,11 +110,15 @@ class Trainer:
         return figures
 
     def _box_loss(self, model: MixFormer, batch: Batch) -> tuple[Tensor, dict[str, float]]:
-        output = model(model.normalise(batch.templates), model.normalise(batch.search))
-        parts = box_losses(output.corners, batch.boxes)
+        templates, search = model.normalise(batch.templates), model.normalise(batch.search)
+        output = model(templates, search)
+        parts = box_losses(output.corners, batch.boxes)._asdict()
         recipe = self._recipe
-        loss = recipe.l1_weight * parts.l1 + recipe.giou_weight * parts.giou + recipe.corner_weight * parts.corners
-        return loss, {"loss": loss.item()} | {name: value.item() for name, value in parts._asdict().items()}
+        loss = recipe.l1_weight * parts["l1"] + recipe.giou_weight * parts["giou"] + recipe.corner_weight * parts["corners"]
+        if self._teacher is not None:
+            parts["unlikeness"] = unlikeness(output, self._teacher.show(templates, search))
+            loss = loss + recipe.teacher_weight * parts["unlikeness"]
+        return loss, {"loss": loss.item()} | {name: value.item() for name, value in parts.items()}
 
     def _batches(self, phase: Phase) -> Iterator[Batch]:
         """The batches of the phase that are still to come."""
@@ -201,13 +210,14 @@ def _collate(examples: list[Any]) -> Batch:
     return Batch(*(torch.from_numpy(np.stack(column)) for column in zip(*examples, strict=True)))
 
 
-def _trained_part(model: MixFormer, phase: Phase) -> list[tuple[str, nn.Parameter]]:
+def _trained_part(model: MixFormer, phase: Phase, is_taught: bool) -> list[tuple[str, nn.Parameter]]:
     """Switch the model to the phase's mode and give the parameters it trains."""
-    is_score = phase.part == "score"
-    model.train(not is_score)
+    parts = ("score_head.",) if phase.part == "score" else ("backbone.",) if is_taught else ("backbone.", "box_head.")
+    for name, module in model.named_children():
+        module.train(f"{name}." in parts and phase.part == "box")
     named = list(model.named_parameters())
     for name, parameter in named:
-        parameter.requires_grad_(name.startswith("score_head.") == is_score)
+        parameter.requires_grad_(name.startswith(parts))
     return [(name, parameter) for name, parameter in named if parameter.requires_grad]
 
 

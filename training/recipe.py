@@ -36,13 +36,18 @@ class Phase(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A training from its first to its last step. `pretrained`: whether the backbone starts from the ImageNet network."""
+    """A training from its first to its last step. `pretrained`: whether the backbone starts from the ImageNet network.
+
+    `teacher`: a weights file, by its path from the recipe's folder, of a network with heads of the same shapes. The heads begin as
+    its; box phases train the backbone alone, and to give the teacher's features, too (`training/teacher.py`).
+    """
 
     variant: str
     phases: Annotated[tuple[Phase, ...], msgspec.Meta(min_length=1)]
     pairs: PairSettings = PairSettings()
     update_rule: UpdateRule = UpdateRule()
     pretrained: bool = True
+    teacher: str | None = None
     seed: int = 0
     precision: Literal["float32", "bfloat16"] = "float32"
     weight_decay: float = 1e-4
@@ -50,6 +55,7 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     l1_weight: float = 5.0
     giou_weight: float = 2.0
     corner_weight: float = 0.3
+    teacher_weight: float = 5.0
     workers: Annotated[int, msgspec.Meta(ge=0)] = 1
     log_every: Count = 20
     checkpoint_every: Count = 100
