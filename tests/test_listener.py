@@ -1,7 +1,9 @@
-"""The gRPC port is not opened with files that cannot be used; and what a server says that lets everybody in."""
+"""The gRPC port is not opened with files that cannot be used; what a server says that lets everybody in, and that a client has gone."""
 
+import asyncio
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -22,6 +24,7 @@ from service.access import Access
 from service.config import ServeSettings
 from service.front.access.tokens import Tokens
 from service.front.listener import StartError, listen, load_tokens
+from service.front.wire.status import Context, answered
 
 
 def settings(folder: Path, identity: Identity, client_ca: str | None = None) -> ServeSettings:
@@ -101,3 +104,30 @@ def client(authority: Authority, name: str) -> Access:
     """Access with a certificate that was just made."""
     mine = authority.client(name)
     return Access(grpc.ssl_channel_credentials(authority.certificate, mine.key, mine.certificate))
+
+
+async def test_a_client_that_goes_while_its_answer_goes_out_is_no_fault_of_ours(caplog: pytest.LogCaptureFixture) -> None:
+    ends: asyncio.Queue[str] = asyncio.Queue()
+    writing = asyncio.Event()
+
+    async def stream(_: Any, context: Context) -> None:
+        async def work() -> None:
+            writing.set()
+            await context.write(bytes(2**25))  # there is no room for so much on the way to a client that does not read
+
+        await answered(context, work(), ends.put_nowait)
+
+    server, address = listen(ServeSettings(listen="127.0.0.1:0"), Tokens(ServeSettings()), lambda: None)
+    methods: Any = {"Stream": grpc.stream_stream_rpc_method_handler(stream)}
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("test", methods),))
+    await server.start()
+    async with aio.insecure_channel(address) as channel:
+        for _ in range(10):  # of two, one finds its write failed before it is cancelled
+            writing.clear()
+            call: Any = channel.stream_stream("/test/Stream")()
+            await writing.wait()
+            call.cancel()
+            async with asyncio.timeout(5):
+                assert await ends.get() == "cancelled"
+    await server.stop(0)
+    assert caplog.messages == []

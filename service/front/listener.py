@@ -1,5 +1,6 @@
 """The gRPC port: how it is opened, and who gets through."""
 
+import logging
 from collections.abc import Callable
 
 import grpc
@@ -21,6 +22,7 @@ def listen(settings: ServeSettings, tokens: Tokens, on_refused: Callable[[], Non
 
     Raises StartError.
     """
+    logging.getLogger("grpc._cython.cygrpc").addFilter(_is_news)
     limits = settings.limits
     silence_ms = round(1000 * settings.keepalive_seconds)
     options = [
@@ -53,6 +55,13 @@ def load_tokens(settings: ServeSettings) -> Tokens:
         return Tokens(settings)
     except (OSError, ValueError) as error:
         raise StartError(f"token_file={settings.token_file!r} or MIXFORMER_TOKENS: {error}") from error
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """Whether a line of gRPC's belongs into the log. It has a traceback for every client that goes, or whose time is over, just as its
+    answer goes out."""
+    error = record.exc_info[1] if record.exc_info else None
+    return not (isinstance(error, aio.InternalError) and str(error).startswith('Failed "execute_batch"'))
 
 
 def _open(server: aio.Server, settings: ServeSettings) -> str:

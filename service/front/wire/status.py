@@ -38,11 +38,10 @@ async def answered(context: Context, work: Awaitable[Answer], count: Callable[[s
         await abort(context, error)
     except DecodeError:  # reading a stream's next message
         await abort(context, MALFORMED.told())
-    except Exception:
-        # Writing to a client that has just gone fails before the cancellation comes.
-        if context.done():
-            raise
-        # gRPC would send the exception's text to the client.
+    except aio.BaseError:
+        # gRPC's own. Writing to a client that has just gone may fail before the cancellation comes, and nobody is left to be told.
+        raise
+    except Exception:  # noqa: BLE001 - gRPC would send the exception's text to the client
         _log.exception("a call failed")
         end = ServiceError.reason
         await abort(context, ServiceError("internal error, see the server's log"))
