@@ -14,7 +14,7 @@
 # make image-locks   the same for the image: deploy/image/*.lock
 # make compose-test  the CPU image built, run by compose and used from outside (COMPOSE_FILES=more.yml is laid over)
 # make scale-test    compose's profile `scale`: two trackers behind Envoy, one killed under load (COMPOSE_FILES as above)
-# make secure-test   compose with TLS and tokens: who is refused and who is served (COMPOSE_FILES as above)
+# make secure-test   compose with TLS, tokens, then client certificates: who is refused and who is served (COMPOSE_FILES as above)
 # make gpu-test      the same as compose-test with the CUDA image on a GPU host
 # make watch-test    a real Prometheus on the real service: every rule and panel has data, every alert that can fires (needs prometheus)
 # make envoy-test    three trackers behind the real Envoy, with the real Redis: one killed, one added, one drained under load

@@ -1,4 +1,5 @@
-"""`make secure-test`: compose with deploy/compose.secure.yml: who comes without TLS or without a good token is refused, others are served.
+"""`make secure-test`: compose with deploy/compose.secure.yml: who comes without TLS or without a good token is refused, others are served;
+then with deploy/compose.mutual.yml too: who shows no certificate is refused.
 
 The certificates and the token are made by the commands of docs/operations.md, word for word. Needs Docker with compose v2, openssl.
 Arguments: compose files laid over.
@@ -8,14 +9,23 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from asking import require
 from composing import OUTPUT, PROMETHEUS, Compose, build, mixformer, run, stop, track, up
 
+SECURE, MUTUAL = "deploy/compose.secure.yml", "deploy/compose.mutual.yml"
 SERVER = "127.0.0.1:50051"
 SECRETS = OUTPUT / "secrets"
 BY_TLS = ("--tls-ca", str(SECRETS / "ca.crt"), "--tls-name", "tracker")
+BY_CERTIFICATE = ("--tls-cert", str(SECRETS / "probe.crt"), "--tls-key", str(SECRETS / "probe.key"))
+# What compose mounts, and what the commands have made it as: clients' certificates are signed by the server's authority.
+MOUNTED = {
+    "server.crt": "server.crt", "server.key": "server.key", "ca.crt": "ca.crt", "tokens": "tokens",
+    "clients.crt": "ca.crt", "probe.crt": "client.crt", "probe.key": "client.key",
+}  # fmt: skip
+NEW_TOKEN = "f" * 48
 LOAD = {"LOAD_STREAMS": "1", "LOAD_RATE": "1", "LOAD_SECONDS": "5"}
 
 
@@ -27,9 +37,9 @@ def make_secrets(folder: Path) -> str:
         shutil.rmtree(each, ignore_errors=True)
         each.mkdir(parents=True)
     subprocess.run(["sh", "-e", "-c", "\n".join(commands)], cwd=folder, check=True, capture_output=True)
-    for name in ("server.crt", "server.key", "ca.crt", "tokens"):
+    for name, made_as in MOUNTED.items():
         # User 10001 reads them, whoever runs this.
-        shutil.copy(folder / name, SECRETS / name)
+        shutil.copy(folder / made_as, SECRETS / name)
         (SECRETS / name).chmod(0o644)
     return (SECRETS / "tokens").read_text().split()[1]
 
@@ -55,11 +65,22 @@ def require_refused(code: str, *access: str) -> None:
     require(done.returncode != 0 and code in done.stderr, f"{access}: status {done.returncode}, {done.stderr}")
 
 
+def require_no_complaints(compose: Compose) -> None:
+    """The tracker has logged nothing above `info`. Raises CheckFailed."""
+    complaints = compose.complaints("tracker")
+    require(not complaints, f"the tracker says {complaints}")
+
+
+def require_served(*access: str) -> None:
+    """A call has its results. Raises CheckFailed."""
+    done = call(*access)
+    require(done.returncode == 0, f"{access}: status {done.returncode}, {done.stderr}")
+
+
 def start(compose: Compose) -> str:
     """Everything up; the tracker complains of nothing, and its health check comes by TLS."""
     up(compose)
-    complaints = compose.complaints("tracker")
-    require(not complaints, f"the tracker says {complaints}")
+    require_no_complaints(compose)
     return "healthy by TLS, scraped"
 
 
@@ -87,15 +108,28 @@ def load_inside(compose: Compose) -> str:
 def change_token(compose: Compose) -> str:
     """Another token in the file's place is good, and the old one no more; nothing is started anew."""
     beside = SECRETS / ".tokens"
-    beside.write_text(f"camera-1 {'f' * 48}\n")
+    beside.write_text(f"camera-1 {NEW_TOKEN}\n")
     beside.replace(SECRETS / "tokens")
-    served = call(*with_token("f" * 48))
-    require(served.returncode == 0, f"the new token: {served.stderr}")
+    require_served(*with_token(NEW_TOKEN))
     require_refused("UNAUTHENTICATED", *with_token(compose.settings["LOAD_TOKEN"]))
     return "the new one is served, the old one UNAUTHENTICATED"
 
 
+def ask_for_certificates(compose: Compose) -> str:
+    """The tracker started anew with deploy/compose.mutual.yml: the token alone is not enough, nor is a certificate."""
+    mutual = replace(
+        compose, overrides=(SECURE, MUTUAL, *compose.overrides[1:]), settings={**compose.settings, "LOAD_TOKEN": NEW_TOKEN}
+    )
+    up(mutual)
+    require_refused("UNAVAILABLE", *with_token(NEW_TOKEN))
+    require_refused("UNAUTHENTICATED", *BY_TLS, *BY_CERTIFICATE)
+    require_served(*with_token(NEW_TOKEN), *BY_CERTIFICATE)
+    loaded = load_inside(mutual)
+    require_no_complaints(mutual)
+    return f"healthy by a certificate; without one: UNAVAILABLE; with one and no token: UNAUTHENTICATED; with both: {loaded}"
+
+
 if __name__ == "__main__":
     settings = LOAD | {"SECRETS": str(SECRETS.resolve()), "LOAD_TOKEN": make_secrets(OUTPUT / "made")}
-    compose = Compose("cpu", ("deploy/compose.secure.yml", *sys.argv[1:]), settings)
-    sys.exit(run(compose, (build, start, refuse, track_shot, load_inside, change_token, stop)))
+    compose = Compose("cpu", (SECURE, *sys.argv[1:]), settings)
+    sys.exit(run(compose, (build, start, refuse, track_shot, load_inside, change_token, ask_for_certificates, stop)))
