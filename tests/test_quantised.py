@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 import torch
-from recorded import arrays
+from recorded import arrays, loaded
 from safetensors.torch import load_file, save_file
 from shards import write_shards
 from tiny import CONFIG, crop
@@ -28,6 +28,7 @@ from service.cpu import has_native_int8
 from service.device import choose_network
 from training.__main__ import main
 from training.calibrate import videos_of
+from training.harm import Harm, harms, least_harmful
 from training.quantise import PASSES_A_VIDEO, box_differences, moments
 
 LAYER = "backbone.stages.0.blocks.3.mlp.2"
@@ -39,7 +40,7 @@ def shipped() -> LoadedModel:
     return load_model(DEFAULT_WEIGHTS)
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def recorded_passes(model: MixFormer) -> list[TrackingPass]:
     """The recorded video as a tracker without rounding meets it."""
     video = arrays("mixcvt_online")["video_rgb"]
@@ -214,8 +215,57 @@ def test_moments_are_cut_where_the_target_was_in_the_frame_before(shipped: Loade
     assert 0.0 < differences.max() < 8.0
 
 
+def test_layers_are_rounded_from_the_least_harm_a_product_on_until_the_limit() -> None:
+    found = {"small": Harm(1.0, 1), "large": Harm(3.0, 100), "wild": Harm(90.0, 100), "none": Harm(0.0, 1)}
+    assert least_harmful(found, 10.0) == ["none", "large", "wild", "small"]
+    assert least_harmful(found, 2.0) == ["none", "large"]
+    assert least_harmful(found, 1.0) == ["none"]
+
+
+def test_a_limit_that_lets_nothing_through_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["quantise", "weights.safetensors", "--limit", "-1"])
+    assert "argument --limit: -1 is not above 0" in capsys.readouterr().err
+
+
+def test_a_layer_that_rounds_coarsely_is_the_most_harmful(shipped: LoadedModel) -> None:
+    passes = recorded_passes(shipped.model)[:2]
+    ranges = observe_ranges(shipped.model, passes)
+    found = harms(shipped.model, ranges | {LAYER: 30 * ranges[LAYER]}, passes)
+    assert max(found, key=lambda name: found[name].square) == LAYER
+    assert found[LAYER].square > 100 * harms(shipped.model, {LAYER: ranges[LAYER]}, passes)[LAYER].square
+    assert found[LAYER].products == 16 * 16 * 768 * 192
+
+
+@torch.no_grad()
+def from_recorded_state(model: MixFormer) -> list[TrackingPass]:
+    """Every third frame of the recorded run, cut out where the original was in the frame before."""
+    recording = arrays("mixcvt_online")
+    video, states = recording["video_rgb"], recording["track_osz3_state"]
+    height, width = video.shape[1:3]
+    target = Target.start(model.config, UpdateRule(), video[0], Box(*states[0]))
+    memory = model.encode(torch.from_numpy(np.stack(target.templates))[None])
+    passes = []
+    for number in range(1, len(video), 3):
+        target.relocate(Box(*states[number - 1]), width, height)
+        passes.append(TrackingPass(torch.from_numpy(target.search(video[number]))[None], memory))
+    return passes
+
+
+def test_a_network_of_made_up_weights_is_rounded_where_it_stays_within_a_pixel() -> None:
+    model = loaded("mixcvt_online").model
+    passes = from_recorded_state(model)
+    shown, others = passes[::3], [each for number, each in enumerate(passes) if number % 3]
+    ranges = observe_ranges(model, shown)
+    found = harms(model, ranges, shown)
+    chosen = least_harmful(found, limit=1.0)
+    differences = box_differences(model, {name: ranges[name] for name in chosen}, others)
+    assert sum(found[name].products for name in chosen) > 0.4 * sum(each.products for each in found.values())
+    assert 0.0 < np.median(differences) < 1.0
+    assert differences.max() < 4.0
+
+
 def test_one_command_gives_a_file_its_ranges(
-    shipped: LoadedModel,
     tiny_weights: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -225,8 +275,8 @@ def test_one_command_gives_a_file_its_ranges(
     weights = tmp_path / "weights.safetensors"
     weights.write_bytes(tiny_weights.read_bytes())
     monkeypatch.setattr("training.__main__.VIDEO_SHARDS", ("davis",))
-    assert main(["quantise", str(weights), "--data", str(tmp_path)]) == 0
+    assert main(["quantise", str(weights), "--data", str(tmp_path), "--limit", "1000"]) == 0
     before, after = load_model(tiny_weights), load_model(weights)
-    assert after.ranges.keys() == shipped.ranges.keys()
+    assert after.ranges.keys() == observe_ranges(before.model, recorded_passes(before.model)[:1]).keys()
     assert all(torch.equal(a, b) for a, b in zip(before.model.parameters(), after.model.parameters(), strict=True))
     assert "px of the search crop" in capsys.readouterr().out

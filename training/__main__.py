@@ -25,8 +25,9 @@ from training.calibrate import (
     watch_first_template,
 )
 from training.evaluate import evaluate, followers, score_area, table, write_json
+from training.harm import harms, least_harmful
 from training.loop import Trainer, averaged
-from training.quantise import box_differences, moments
+from training.quantise import PASSES_A_VIDEO, box_differences, moments
 from training.recipe import Recipe, RecipeError, read_recipe
 from training.sequences import SequenceError, read_sequences
 from training.shards import ShardError, Shards, data_folder
@@ -71,6 +72,12 @@ def _parser() -> argparse.ArgumentParser:
     calibrate.set_defaults(run=_calibrate)
     quantise = commands.add_parser("quantise", help="give weights the ranges that 8-bit integers need, from training videos")
     quantise.add_argument("weights", type=_weights_file, help="the .safetensors file to rewrite")
+    quantise.add_argument(
+        "--limit",
+        type=_pixels,
+        default=0.25,
+        help="pixels of the search crop by which rounding may move a box (root of the mean square)",
+    )
     quantise.set_defaults(run=_quantise)
     settings = commands.add_parser("tune", help="what the tracker's settings are worth on the training data's videos")
     settings.add_argument("weights", type=Path)
@@ -92,6 +99,13 @@ def _weights_file(text: str) -> Path:
     if not text.endswith(".safetensors"):
         raise argparse.ArgumentTypeError(f"{text} is no .safetensors file")
     return Path(text)
+
+
+def _pixels(text: str) -> float:
+    pixels = float(text)
+    if not pixels > 0.0:
+        raise argparse.ArgumentTypeError(f"{text} is not above 0")
+    return pixels
 
 
 def _train(arguments: argparse.Namespace) -> int:
@@ -149,11 +163,14 @@ def _quantise(arguments: argparse.Namespace) -> int:
     )
     if not held_out or not shown:
         raise CalibrationError(f"{len(shown)} frames of training videos and {len(held_out)} of held-out ones: both are needed")
-    ranges = observe_ranges(loaded.model, shown)
+    observed = observe_ranges(loaded.model, shown)
+    found = harms(loaded.model, observed, shown[PASSES_A_VIDEO // 2 :: PASSES_A_VIDEO])
+    ranges = {name: observed[name] for name in least_harmful(found, arguments.limit)}
     differences = box_differences(loaded.model, ranges, held_out)
+    share = sum(found[name].products for name in ranges) / sum(each.products for each in found.values())
     print(
-        f"{len(ranges)} layers; on {len(held_out)} frames of held-out videos boxes differ from float32's by "
-        f"{np.median(differences):.2f} px of the search crop (median), at most {differences.max():.2f}"
+        f"{len(ranges)} of {len(observed)} layers with {share:.0%} of their products; on {len(held_out)} frames of held-out videos "
+        f"boxes differ from float32's by {np.median(differences):.2f} px of the search crop (median), at most {differences.max():.2f}"
     )
     save_model(arguments.weights, loaded.model, loaded.update_rule, loaded.metadata, ranges=ranges)
     print(f"written: {arguments.weights}")

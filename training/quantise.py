@@ -15,7 +15,7 @@ from training.shards import Record, Shards
 PASSES_A_VIDEO = 5
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def moments(model: MixFormer, shards: Shards, video: Sequence[Record]) -> Iterator[TrackingPass]:
     """PASSES_A_VIDEO frames from all over the video, each cut out where the target was in the frame before."""
     first = video[0]
