@@ -6,7 +6,6 @@ from torch import Tensor
 from model.config import VARIANTS
 from model.layers import fold_batch_norms
 from model.mixformer import MixFormer, Network
-from model.quantised import Ranges, TrackingPass, observe_ranges
 
 
 def random_network(name: str) -> MixFormer:
@@ -35,9 +34,3 @@ def template_crops(model: Network) -> Tensor:
 def search_crops(model: Network) -> Tensor:
     """uint8 [1, S, S, 3]."""
     return random_crops(1, model.config.search_size, model.config.search_size)
-
-
-@torch.inference_mode()
-def random_ranges(model: MixFormer) -> Ranges:
-    """The ranges of a folded network on these crops."""
-    return observe_ranges(model, [TrackingPass(search_crops(model), model.encode(template_crops(model)))])

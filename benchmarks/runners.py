@@ -1,10 +1,10 @@
-"""The worker's runner with random weights, and targets for it."""
+"""The worker's runner, and targets for it."""
 
 import tempfile
 from dataclasses import replace
 from pathlib import Path
 
-from benchmarks.networks import folded_network, random_crops, random_ranges
+from benchmarks.networks import folded_network, random_crops
 from model.checkpoint import save_model
 from service.config import ServeSettings
 from service.worker.runner import Runner
@@ -12,11 +12,10 @@ from service.worker.work import Work
 
 
 def random_runner(variant: str, settings: ServeSettings) -> Runner:
-    """A runner of the variant, warmed up, with ranges as shipped weights have them. Its weights are not those of `settings`."""
-    model = folded_network(variant)
+    """A runner of the variant, warmed up. Its weights are not those of `settings`."""
     with tempfile.TemporaryDirectory() as folder:
         weights = Path(folder) / "random.safetensors"
-        save_model(weights, model, ranges=random_ranges(model))
+        save_model(weights, folded_network(variant))
         return Runner(replace(settings, weights=str(weights)))
 
 

@@ -1,17 +1,20 @@
-"""Frames a second of the worker's runner on a CPU, in process: one session alone, and eight in one batch."""
+"""Frames a second of the worker's runner with the shipped weights on a CPU, in process: one session, and eight in one batch."""
 
-from benchmarks.runners import random_runner, tracked_targets
+from dataclasses import replace
+
+from benchmarks.runners import tracked_targets
 from benchmarks.timing import Figure, Options, seconds_in_turn
+from service.commands.weights import DEFAULT_WEIGHTS
 from service.config import ServeSettings
+from service.worker.runner import Runner
 
-VARIANT = "mixvit_tiny"
 SESSIONS = 8
 
 
 def measure(options: Options) -> dict[str, Figure]:
     """Each session's target is in its slot before the clock starts."""
     settings = ServeSettings(device="cpu", threads=options.threads, slots=SESSIONS, max_batch=SESSIONS)
-    runner = random_runner(VARIANT, settings)
+    runner = Runner(replace(settings, weights=str(DEFAULT_WEIGHTS)))
     tracked = tracked_targets(runner, SESSIONS)
     seconds = seconds_in_turn({"one": lambda: runner.run(tracked[:1]), "eight": lambda: runner.run(tracked)}, options)
     return {
