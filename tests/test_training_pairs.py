@@ -89,6 +89,24 @@ def test_template_shows_its_target_in_the_middle_half(with_patches: Shards, sour
     assert np.sqrt((x2 - x1) * (y2 - y1)) == pytest.approx(1 / CONFIG.template_factor, abs=0.08)
 
 
+def test_half_of_the_scenes_are_stretched_with_their_boxes(shards: Shards) -> None:
+    shapes = {}
+    for share in (0.0, 1.0):
+        settings = PairSettings(shares={"video": 1.0}, stretched=share, augmentation=CLEAN)
+        examples = [sampler(shards, settings).example(index) for index in range(60)]
+        errors = [np.abs(np.array(red_box(each.search)) - each.box).max() for each in examples]
+        assert np.quantile(errors, 0.5) < 0.04
+        boxes = np.array([example.box for example in examples])
+        shapes[share] = np.log((boxes[:, 3] - boxes[:, 1]) / (boxes[:, 2] - boxes[:, 0]))
+    assert shapes[1.0].std() > shapes[0.0].std() + 0.4
+    # all of the scene, so the templates' targets, too
+    templates = np.array([red_box(example.templates[0]) for example in examples])
+    whole = (templates > 0.05).all(axis=1) & (templates < 0.95).all(axis=1)
+    assert whole.sum() > 20
+    drawn = np.log((templates[:, 3] - templates[:, 1]) / (templates[:, 2] - templates[:, 0]))
+    assert np.median(np.abs(drawn - shapes[1.0])[whole]) < 0.3
+
+
 def test_small_pictures_are_targets_only_where_the_border_is_away_from_the_object(with_patches: Shards) -> None:
     sources, rng = Sources(with_patches, with_patches.training()), np.random.default_rng(0)
     drawn = [sources.draw("small", rng, gap=0).template for _ in range(40)]

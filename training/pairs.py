@@ -16,12 +16,17 @@ from training.view import View, box_in_window, center_of, render, side_of
 ATTEMPTS = 12
 LEAST_INSIDE = 0.7  # share of the target's box that must lie in the search crop
 LEAST_SHOWN = 0.4  # share of a search region without the target that must lie in the frame
+STRETCH = 0.6  # standard deviation of the logarithm of how much wider a stretched scene is
 BESIDE, REPLACED = 0.3, 0.3  # shares of the search regions without the target; the rest show another target
 
 
 @dataclass(frozen=True)
 class PairSettings:
-    """How examples are drawn. `shares` of the sources need not sum to 1; gaps are frames, growing over the training."""
+    """How examples are drawn. `shares` of the sources need not sum to 1; gaps are frames, growing over the training.
+
+    `stretched`: the share of examples whose whole scene is made wider or narrower. Of the targets that the sources have, one in a hundred is
+    2.5 times as high as wide, and a person who stands is three to four times.
+    """
 
     shares: dict[str, float] = field(default_factory=lambda: {"video": 0.35, "boxed": 0.2, "region": 0.25, "pasted": 0.2})
     center_jitter: float = 3.0
@@ -29,6 +34,7 @@ class PairSettings:
     first_gap: int = 10
     last_gap: int = 100
     absent: float = 0.0
+    stretched: float = 0.0
     augmentation: Augmentation = field(default_factory=Augmentation)
 
     def with_absent(self, share: float) -> "PairSettings":
@@ -63,9 +69,10 @@ class PairSampler:
         settings = self._settings
         grown = min(1.0, index / self._total)
         gap = round(settings.first_gap + grown * (settings.last_gap - settings.first_gap))
-        triple = self._sources.draw(self._source(rng), rng, gap)
+        stretch = float(np.exp(np.clip(rng.normal(0.0, STRETCH), -1.3, 1.3))) if rng.random() < settings.stretched else 1.0
+        triple = self._sources.draw(self._source(rng), rng, gap).stretched(stretch)
         if rng.random() < settings.absent:
-            search, box = self._absent(triple, rng, gap)
+            search, box = self._absent(triple, rng, gap, stretch)
         else:
             search, box = self._search(triple.search, rng)
         crops = [self._template(triple.template), self._template(triple.online), search]
@@ -92,18 +99,18 @@ class PairSampler:
             box = np.clip(box_in_window(view.box, window), 0.0, 1.0)
         return render(view, window, self._config.search_size), box
 
-    def _absent(self, triple: Triple, rng: np.random.Generator, gap: int) -> tuple[Image, npt.NDArray[np.float32]]:
+    def _absent(
+        self, triple: Triple, rng: np.random.Generator, gap: int, stretch: float
+    ) -> tuple[Image, npt.NDArray[np.float32]]:
         """A search region without the target: a place beside it, something in its place, or another target, of its kind if possible."""
         way = rng.random()
         if way < BESIDE and (empty := self._beside(triple.search, rng)) is not None:
             return empty, np.zeros(4, np.float32)
-        shown: View | None = None
         if way > 1.0 - REPLACED:
-            shown = self._sources.replaced(triple, rng)
-        elif rng.random() < 0.5:
-            shown = self._sources.another(triple, rng)
+            return self._search(self._sources.replaced(triple, rng), rng)[0], np.zeros(4, np.float32)
+        shown = self._sources.another(triple, rng) if rng.random() < 0.5 else None
         shown = shown or self._sources.draw(self._source(rng), rng, gap).search
-        return self._search(shown, rng)[0], np.zeros(4, np.float32)
+        return self._search(shown.stretched(stretch), rng)[0], np.zeros(4, np.float32)
 
     def _beside(self, view: View, rng: np.random.Generator) -> Image | None:
         """A search region beside the target; None where it lies mostly outside of the frame."""

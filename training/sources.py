@@ -30,6 +30,11 @@ class Triple(NamedTuple):
     search: View
     target: Record | None
 
+    def stretched(self, stretch: float) -> "Triple":
+        """The same target, with everything around it, `stretch` times as wide for its height."""
+        template, online, search = (view.stretched(stretch) for view in self[:3])
+        return Triple(template, online, search, self.target)
+
 
 class Sources:
     """All pictures of one split, ready to be drawn from. `gap`: how many frames of a video may lie between two views."""

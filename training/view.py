@@ -29,6 +29,13 @@ class View:
     layers: tuple[Layer, ...]
     box: Box
 
+    def stretched(self, stretch: float) -> "View":
+        """The same scene, `stretch` times as wide for its height, at equal area: all in it is of another shape."""
+        matrix = place((0.0, 0.0), (0.0, 0.0), turn(0.0, stretch))
+        wider, higher = matrix[0, 0], matrix[1, 1]
+        box = Box(self.box.x * wider, self.box.y * higher, self.box.width * wider, self.box.height * higher)
+        return View(tuple(Layer(each.image, matrix @ each.placement, each.mask) for each in self.layers), box)
+
 
 def render(view: View, window: CropWindow, size: int) -> Image:
     """The scene inside `window`, resized to a square: uint8 [size, size, 3], zero where no layer is."""
