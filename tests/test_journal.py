@@ -214,6 +214,9 @@ async def test_a_session_that_ends_while_the_store_is_asked_begins_anew(
         session = here.bench.session("expires")
         await here.frames(session, 0, 0)
         await here.until_stored(session, 0)
+        async with asyncio.timeout(PATIENCE_SECONDS):  # the store has it before its answer is here
+            while here.backing.journal.epoch_of(session) is None:
+                await asyncio.sleep(0.01)
         ask = here.backing.store.epoch
 
         async def ask_slowly(key: bytes) -> int | None:
