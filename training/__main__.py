@@ -12,7 +12,6 @@ from model.checkpoint import load_model, save_model
 from model.compiled import CompiledMixFormer
 from model.mixformer import MixFormer
 from model.official import CheckpointError
-from model.quantised import observe_ranges
 from training.calibrate import (
     BAD_OVERLAP,
     CalibrationError,
@@ -25,9 +24,8 @@ from training.calibrate import (
     watch_first_template,
 )
 from training.evaluate import evaluate, followers, score_area, table, write_json
-from training.harm import harms, least_harmful
 from training.loop import Trainer, averaged
-from training.quantise import PASSES_A_VIDEO, box_differences, moments
+from training.quantise import box_differences, chosen_ranges, moments
 from training.recipe import Recipe, RecipeError, read_recipe
 from training.sequences import SequenceError, read_sequences
 from training.shards import ShardError, Shards, data_folder
@@ -72,12 +70,8 @@ def _parser() -> argparse.ArgumentParser:
     calibrate.set_defaults(run=_calibrate)
     quantise = commands.add_parser("quantise", help="give weights the ranges that 8-bit integers need, from training videos")
     quantise.add_argument("weights", type=_weights_file, help="the .safetensors file to rewrite")
-    quantise.add_argument(
-        "--limit",
-        type=_pixels,
-        default=0.25,
-        help="pixels of the search crop by which rounding may move a box (root of the mean square)",
-    )
+    limit_help = "pixels of the search crop by which rounding may move a box (root of the mean square)"
+    quantise.add_argument("--limit", type=_pixels, default=0.25, help=limit_help)
     quantise.set_defaults(run=_quantise)
     settings = commands.add_parser("tune", help="what the tracker's settings are worth on the training data's videos")
     settings.add_argument("weights", type=Path)
@@ -163,16 +157,13 @@ def _quantise(arguments: argparse.Namespace) -> int:
     )
     if not held_out or not shown:
         raise CalibrationError(f"{len(shown)} frames of training videos and {len(held_out)} of held-out ones: both are needed")
-    observed = observe_ranges(loaded.model, shown)
-    found = harms(loaded.model, observed, shown[PASSES_A_VIDEO // 2 :: PASSES_A_VIDEO])
-    ranges = {name: observed[name] for name in least_harmful(found, arguments.limit)}
-    differences = box_differences(loaded.model, ranges, held_out)
-    share = sum(found[name].products for name in ranges) / sum(each.products for each in found.values())
+    choice = chosen_ranges(loaded.model, shown, arguments.limit)
+    differences = box_differences(loaded.model, choice.ranges, held_out)
     print(
-        f"{len(ranges)} of {len(observed)} layers with {share:.0%} of their products; on {len(held_out)} frames of held-out videos "
-        f"boxes differ from float32's by {np.median(differences):.2f} px of the search crop (median), at most {differences.max():.2f}"
+        f"{len(choice.ranges)} of {choice.layers} layers with {choice.share:.0%} of their products; on {len(held_out)} frames of held-out "
+        f"videos boxes differ from float32's by {np.median(differences):.2f} px of the search crop (median), at most {differences.max():.2f}"
     )
-    save_model(arguments.weights, loaded.model, loaded.update_rule, loaded.metadata, ranges=ranges)
+    save_model(arguments.weights, loaded.model, loaded.update_rule, loaded.metadata, ranges=choice.ranges)
     print(f"written: {arguments.weights}")
     return 0
 

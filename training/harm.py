@@ -18,14 +18,14 @@ class Harm(NamedTuple):
     products: int
 
 
-def least_harmful(harms: Mapping[str, Harm], limit: float) -> list[str]:
+def least_harmful(layers: Mapping[str, Harm], limit: float) -> list[str]:
     """As many layers as together move a box by at most `limit` pixels (root of the mean square), the least harm a product first.
 
     Their errors know nothing of each other, so that squares add up.
     """
     chosen, square = [], 0.0
-    for name in sorted(harms, key=lambda name: harms[name].square / harms[name].products):
-        square += harms[name].square
+    for name in sorted(layers, key=lambda name: layers[name].square / layers[name].products):
+        square += layers[name].square
         if square > limit**2:
             break
         chosen.append(name)

@@ -1,6 +1,7 @@
 """Ranges for 8-bit integers, read off the training data's videos, and how far the boxes that they give can be trusted."""
 
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -8,8 +9,9 @@ from numpy.typing import NDArray
 
 from model.config import UpdateRule
 from model.mixformer import MixFormer
-from model.quantised import Ranges, TrackingPass, quantised
+from model.quantised import Ranges, TrackingPass, observe_ranges, quantised
 from model.target import Target
+from training.harm import harms, least_harmful
 from training.shards import Record, Shards
 
 PASSES_A_VIDEO = 5
@@ -25,6 +27,23 @@ def moments(model: MixFormer, shards: Shards, video: Sequence[Record]) -> Iterat
         before, now = video[number - 1], video[number]
         target.relocate(before.boxes[0], now.width, now.height)
         yield TrackingPass(torch.from_numpy(target.search(shards.image(now)))[None], memory)
+
+
+class Choice(NamedTuple):
+    """Which layers are rounded: their ranges, of how many layers, and their share of all these layers' products."""
+
+    ranges: Ranges
+    layers: int
+    share: float
+
+
+def chosen_ranges(model: MixFormer, passes: Sequence[TrackingPass], limit: float) -> Choice:
+    """Ranges of the layers that together move a box by at most `limit` pixels of the search crop, as seen in `passes` of `moments`."""
+    observed = observe_ranges(model, passes)
+    found = harms(model, observed, passes[PASSES_A_VIDEO // 2 :: PASSES_A_VIDEO])  # the middle one of each video
+    ranges = {name: observed[name] for name in least_harmful(found, limit)}
+    products = sum(found[name].products for name in ranges)
+    return Choice(ranges, len(observed), products / sum(each.products for each in found.values()))
 
 
 @torch.inference_mode()
