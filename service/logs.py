@@ -1,6 +1,9 @@
 """Set-up of logging for the service's processes: one event a line on standard error, for people or for machines."""
 
+import atexit
 import logging
+import os
+import sys
 from datetime import UTC, datetime
 
 import msgspec
@@ -30,3 +33,12 @@ def set_up(level: str, log_format: str) -> None:
     handler = logging.StreamHandler()
     handler.setFormatter(JsonFormatter() if log_format == "json" else logging.Formatter(_TEXT))
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+    atexit.register(_give_up_unwritten)
+
+
+def _give_up_unwritten() -> None:
+    """Let go of events that a full disk did not take: the interpreter would try once more and end with status 120 for it."""
+    try:
+        sys.stderr.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())

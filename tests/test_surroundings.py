@@ -85,7 +85,12 @@ def command(port: int, metrics: str = "127.0.0.1:0") -> list[str]:
 def unlogged() -> Iterator["tuple[int, subprocess.Popen[bytes]]"]:
     """A service, and its port, whose every word to its log fails for want of room."""
     port = free_port()
-    with Path("/dev/full").open("wb") as full, subprocess.Popen(command(port), stdout=full, stderr=full) as parent:
+    # Without a buffer nothing is left to be written at its end.
+    buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    with (
+        Path("/dev/full").open("wb") as full,
+        subprocess.Popen(command(port), stdout=full, stderr=full, env=buffered) as parent,
+    ):
         yield port, parent
         parent.kill()
 
