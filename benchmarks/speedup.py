@@ -2,6 +2,8 @@
 
 The original runs eagerly, in a process of its own whose threads wait as torch's do by themselves, busily: it has an operation
 to wait for every millisecond, and asleep (as `make bench` and the service have it) they take twice as long for it.
+Where a CPU has instructions for 8-bit integers, the recorded network runs beside both, with the layers rounded that LIMIT allows:
+whether boxes stay where they are depends on weights and ranges, how fast it is does not.
 """
 
 import os
@@ -10,39 +12,70 @@ from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from functools import cache, partial
 from multiprocessing import get_context
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from benchmarks import original
 from benchmarks.networks import folded_network, random_network, search_crops, template_crops
+from benchmarks.recorded import rounded
 from benchmarks.timing import CLOCKS, Figure, Options, in_turn, ratio, seconds_of
-from model.mixformer import Prediction
-from service.cpu import usable_cores
+from model.compiled import CompiledMixFormer
+from model.mixformer import Network, Prediction
+from model.quantised import TrackingPass
+from service.cpu import has_native_int8, usable_cores
 from service.device import choose_network
 
 VARIANT = "mixcvt_base"
+LIMIT = 1.0  # pixels of the search crop
 WAITING = "OMP_WAIT_POLICY"
 
 
+def measure(options: Options) -> dict[str, Figure]:
+    """How many times faster, our frames a second, and in 8-bit integers also how far boxes are from float32's."""
+    if not has_native_int8():
+        return compare(options)
+    found = rounded(LIMIT)
+    by_integers = CompiledMixFormer(found.model, options.threads or usable_cores(), ranges=found.ranges)
+    with torch.inference_mode():
+        pairs = [(found.model.track(*each), by_integers.track(*each)) for each in found.others]
+    size = found.model.config.search_size
+    pixels = [size * float((exact.boxes - near.boxes).abs().max()) for exact, near in pairs]
+    return compare(options, Rounding(by_integers, found.others[0])) | {"mixcvt_int8_distance": Figure.of(pixels, "px")}
+
+
+class Rounding(NamedTuple):
+    """A network in 8-bit integers, and what it is timed on."""
+
+    network: Network
+    given: TrackingPass
+
+
 @torch.inference_mode()
-def measure(options: Options, variant: str = VARIANT) -> dict[str, Figure]:
-    """How many times faster, and our frames a second. Raises ValueError where the two do not give the same boxes."""
+def compare(options: Options, rounding: Rounding | None = None, variant: str = VARIANT) -> dict[str, Figure]:
+    """The ratios, all sides in turn. Raises ValueError where float32 does not give the original's boxes."""
     ours = choose_network(folded_network(variant), threads=options.threads)
     search, memory = search_crops(ours), ours.encode(template_crops(ours))
+    clock = CLOCKS[options.clock]
     with _process_of_its_own(options.threads or usable_cores()) as aside:
         expected, found = aside.submit(_boxes_of_original, variant).result(), ours.track(search, memory).boxes
         if not torch.allclose(found, expected, atol=1e-4):
             raise ValueError(f"boxes {found.tolist()} differ from the original's {expected.tolist()}")
         stopwatches: dict[str, Callable[[], float]] = {
             "original": lambda: aside.submit(_seconds_of_original, variant, options.clock).result(),
-            "ours": partial(seconds_of, lambda: ours.track(search, memory), CLOCKS[options.clock]),
+            "ours": partial(seconds_of, lambda: ours.track(search, memory), clock),
         }
+        if rounding:
+            stopwatches["int8"] = partial(seconds_of, lambda: rounding.network.track(*rounding.given), clock)
         seconds = in_turn(stopwatches, options.repeats)
-    return {
+    figures = {
         "mixcvt_speedup_over_original": ratio(seconds, "original", "ours"),
         "mixcvt_fps_one_session": Figure.of([1 / each for each in seconds["ours"]], "frames/s"),
     }
+    if rounding:
+        figures["mixcvt_int8_speedup_over_original"] = ratio(seconds, "original", "int8")
+    return figures
 
 
 @contextmanager

@@ -16,11 +16,13 @@ from benchmarks.chart import HEIGHT, LINE, WIDTH, draw
 from benchmarks.front import FLOOR
 from benchmarks.growth import Point
 from benchmarks.load import Load, running_front
+from benchmarks.networks import folded_network
 from benchmarks.runners import tracked_targets
 from benchmarks.timing import Figure, Options, ratio, seconds_in_turn
 from model.config import VARIANTS
 from model.layers import fold_batch_norms
 from model.mixformer import MixFormer
+from model.quantised import TrackingPass
 from service.commands.clip import made_up_clip
 from service.config import ServeSettings
 from service.worker.runner import Runner
@@ -58,11 +60,16 @@ def test_the_original_runs_in_a_process_whose_threads_wait_as_torch_s_do(monkeyp
     assert os.environ[speedup.WAITING] == "passive"
 
 
-def test_speedup_has_the_times_of_both_sides_once_their_boxes_agree() -> None:
-    figures = speedup.measure(Options(2, "cpu", 1), "mixcvt_small")
-    raw = figures["mixcvt_speedup_over_original"].raw
-    assert {name: len(seconds) for name, seconds in raw.items()} == {"original_seconds": 2, "ours_seconds": 2}
-    assert all(second > 0 for seconds in raw.values() for second in seconds)
+def test_speedup_has_the_times_of_all_sides_once_their_boxes_agree() -> None:
+    config = VARIANTS["mixcvt_small"]
+    network = folded_network(config.name)
+    memory = network.encode(crops(1, 2, config.template_size, config.template_size))
+    rounding = speedup.Rounding(network, TrackingPass(crops(1, config.search_size, config.search_size), memory))
+    figures = speedup.compare(Options(2, "cpu", 1), rounding, config.name)
+    for side, figure in (("ours", "mixcvt_speedup_over_original"), ("int8", "mixcvt_int8_speedup_over_original")):
+        raw = figures[figure].raw
+        assert {name: len(seconds) for name, seconds in raw.items()} == {"original_seconds": 2, f"{side}_seconds": 2}
+        assert all(second > 0 for seconds in raw.values() for second in seconds)
 
 
 def test_attention_is_counted_among_the_operations() -> None:

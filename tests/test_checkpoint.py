@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from recorded import loaded, official_state
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from benchmarks.recorded import loaded, official_state
 from model.checkpoint import convert, load_model, save_model
 from model.config import VARIANTS, UpdateRule
 from model.mixformer import MixFormer

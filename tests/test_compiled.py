@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from recorded import compiled, loaded
 from tiny import CONFIG, crop
 
+from benchmarks.recorded import compiled, loaded
 from model.compiled import CompiledMixFormer
 from model.config import ModelConfig
 from model.layers import fold_batch_norms

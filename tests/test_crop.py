@@ -4,8 +4,8 @@ import json
 
 import numpy as np
 import pytest
-from recorded import FOLDER, arrays
 
+from benchmarks.recorded import FOLDER, arrays
 from model.crop import LARGEST_PADDED_SIDE, LARGEST_SIDE, cut
 from model.geometry import Box, CropWindow, clip, crop_window, meets_frame
 

@@ -7,12 +7,12 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 import torch
-from recorded import arrays, loaded
 from safetensors.torch import load_file, save_file
 from shards import write_shards
 from tiny import CONFIG, crop
 from torch import Tensor, nn
 
+from benchmarks.recorded import arrays, rounded
 from model.checkpoint import LoadedModel, load_model, save_model
 from model.compiled import CompiledMixFormer
 from model.config import UpdateRule
@@ -237,30 +237,10 @@ def test_a_layer_that_rounds_coarsely_is_the_most_harmful(shipped: LoadedModel) 
     assert found[LAYER].products == 16 * 16 * 768 * 192
 
 
-@torch.no_grad()
-def from_recorded_state(model: MixFormer) -> list[TrackingPass]:
-    """Every third frame of the recorded run, cut out where the original was in the frame before."""
-    recording = arrays("mixcvt_online")
-    video, states = recording["video_rgb"], recording["track_osz3_state"]
-    height, width = video.shape[1:3]
-    target = Target.start(model.config, UpdateRule(), video[0], Box(*states[0]))
-    memory = model.encode(torch.from_numpy(np.stack(target.templates))[None])
-    passes = []
-    for number in range(1, len(video), 3):
-        target.relocate(Box(*states[number - 1]), width, height)
-        passes.append(TrackingPass(torch.from_numpy(target.search(video[number]))[None], memory))
-    return passes
-
-
 def test_a_network_of_made_up_weights_is_rounded_where_it_stays_within_a_pixel() -> None:
-    model = loaded("mixcvt_online").model
-    passes = from_recorded_state(model)
-    shown, others = passes[::3], [each for number, each in enumerate(passes) if number % 3]
-    ranges = observe_ranges(model, shown)
-    found = harms(model, ranges, shown)
-    chosen = least_harmful(found, limit=1.0)
-    differences = box_differences(model, {name: ranges[name] for name in chosen}, others)
-    assert sum(found[name].products for name in chosen) > 0.4 * sum(each.products for each in found.values())
+    found = rounded(limit=1.0)
+    differences = box_differences(found.model, found.ranges, found.others[::4])
+    assert found.share > 0.4
     assert 0.0 < np.median(differences) < 1.0
     assert differences.max() < 4.0
 

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 from einops import rearrange
-from recorded import VARIANTS, arrays, generated, loaded, tensor, thinned
 from torch import Tensor, nn
 
+from benchmarks.recorded import VARIANTS, arrays, generated, loaded, tensor, thinned
 from model.mixformer import MixFormer, to_centre
 
 

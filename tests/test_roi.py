@@ -2,8 +2,8 @@
 
 import numpy as np
 import torch
-from recorded import tensor
 
+from benchmarks.recorded import tensor
 from model.roi import precise_roi_pool
 
 

@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from recorded import arrays, compiled, loaded
 
+from benchmarks.recorded import arrays, compiled, loaded
 from model.geometry import Box
 from model.target import TargetStatus
 from model.tracker import Tracker

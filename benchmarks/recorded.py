@@ -1,10 +1,11 @@
-"""The recorded runs of the original networks (tests/reference), and the networks they were recorded on."""
+"""The recorded runs of the original networks (tests/reference), and the networks they were recorded on. Tests and benchmarks use them."""
 
 import importlib.util
 import tempfile
 from functools import cache
 from pathlib import Path
 from types import ModuleType
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -13,8 +14,14 @@ from torch import Tensor
 
 from model.checkpoint import LoadedModel, load_model
 from model.compiled import CompiledMixFormer
+from model.config import UpdateRule
+from model.geometry import Box
+from model.mixformer import MixFormer
+from model.quantised import Ranges, TrackingPass, observe_ranges
+from model.target import Target
+from training.harm import harms, least_harmful
 
-FOLDER = Path(__file__).parent / "reference"
+FOLDER = Path(__file__).parents[1] / "tests" / "reference"
 VARIANTS = ("mixcvt_online", "mixvit_online", "mixcvt")
 
 
@@ -71,3 +78,39 @@ def generated(name: str, shape: list[int]) -> Tensor:
 def thinned(maps: Tensor) -> Tensor:
     """Features as they were recorded."""
     return maps[:, ::8, ::2, ::2]
+
+
+@torch.no_grad()
+def from_recorded_state(model: MixFormer) -> list[TrackingPass]:
+    """Every frame of the recorded MixCvT run, cut out where the original was in the frame before."""
+    recording = arrays("mixcvt_online")
+    video, states = recording["video_rgb"], recording["track_osz3_state"]
+    height, width = video.shape[1:3]
+    target = Target.start(model.config, UpdateRule(), video[0], Box(*states[0]))
+    memory = model.encode(torch.from_numpy(np.stack(target.templates))[None])
+    passes = []
+    for number in range(1, len(video)):
+        target.relocate(Box(*states[number - 1]), width, height)
+        passes.append(TrackingPass(torch.from_numpy(target.search(video[number]))[None], memory))
+    return passes
+
+
+class Rounded(NamedTuple):
+    """MixCvT's recorded network with the layers that may be rounded. `share`: of the products; `others`: passes that chose nothing."""
+
+    model: MixFormer
+    ranges: Ranges
+    share: float
+    others: list[TrackingPass]
+
+
+def rounded(limit: float) -> Rounded:
+    """Rounded where boxes move by at most `limit` pixels of the search crop, as every sixth frame of `from_recorded_state` shows it."""
+    model = loaded("mixcvt_online").model
+    passes = from_recorded_state(model)
+    shown, others = passes[::6], [each for number, each in enumerate(passes) if number % 6]
+    observed = observe_ranges(model, shown)
+    found = harms(model, observed, shown)
+    chosen = least_harmful(found, limit)
+    share = sum(found[name].products for name in chosen) / sum(each.products for each in found.values())
+    return Rounded(model, {name: observed[name] for name in chosen}, share, others)
