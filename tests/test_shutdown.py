@@ -96,6 +96,7 @@ async def test_a_store_that_hangs_does_not_hold_up_the_end(redis: RedisServer, t
         async with opened(running.address) as (feeds, _):
             with redis.hanging():
                 await asyncio.gather(*(feed.send(2) for feed in feeds))
+                await until_decoded(running, 3 * STREAMS)
                 running.parent.send_signal(signal.SIGTERM)
                 assert await asyncio.gather(*(feed.end() for feed in feeds)) == [grpc.StatusCode.UNAVAILABLE] * STREAMS
                 assert await status_of(running) == 0
