@@ -92,7 +92,7 @@ class WorkerLink:
         """Hand over what the worker says next until it closes or dies. Raises ValueError on bytes that are no message, what
         `receive` raises, and what the link was ended with.
         """
-        self._hand_over(receive)
+        self._hand_over(receive)  # what came with the first one
         self._loop.add_reader(self._socket.fileno(), self._read, receive)
         try:
             await self._ended
@@ -113,16 +113,16 @@ class WorkerLink:
             # A worker that died with our items unread: for us the same end as a closed link.
             chunk = b""
         self._received += chunk
-        try:
-            self._hand_over(receive)
-        except Exception as error:  # noqa: BLE001 - whatever it is, it ends the link, and who listens hears of it
-            self.end(error)
+        self._hand_over(receive)
         if not chunk and not self._ended.done():
             self._ended.set_result(None)
 
     def _hand_over(self, receive: Callable[[ToFront], None]) -> None:
-        for body in split(self._received):
-            receive(decode_to_front(body))
+        try:
+            for body in split(self._received):
+                receive(decode_to_front(body))
+        except Exception as error:  # noqa: BLE001 - whatever it is, it ends the link, and who listens hears of it
+            self.end(error)
 
     @property
     def is_sending(self) -> bool:
