@@ -45,8 +45,8 @@ def recipe(*phases: Phase) -> Recipe:
     )
 
 
-def phase(steps: int, *, part: str = "box", search: int = 64, absent: float = 0.0) -> Phase:
-    return Phase(part, steps, 4, 32, search, 2e-3, 2e-3, warmup_steps=2, absent=absent)  # type: ignore[arg-type]
+def phase(steps: int, *, part: str = "box", search: int = 64, absent: float = 0.0, mistakes: float = 0.0) -> Phase:
+    return Phase(part, steps, 4, 32, search, 2e-3, 2e-3, warmup_steps=2, absent=absent, mistakes=mistakes)  # type: ignore[arg-type]
 
 
 def log(folder: Path) -> list[dict[str, float]]:
@@ -61,7 +61,7 @@ def test_loss_falls(sources: Sources, tmp_path: Path) -> None:
 
 
 def test_resumed_run_equals_an_unbroken_one(sources: Sources, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = recipe(phase(5, search=48), phase(5), phase(4, part="score", absent=0.5))
+    whole = recipe(phase(5, search=48), phase(5), phase(4, part="score", absent=0.5, mistakes=0.5))
     unbroken = loop.Trainer(whole, sources, tmp_path / "unbroken", None, "cpu").run().state_dict()
     for stop_at in (4, 3, 7):  # once in each phase
         interrupt_after(stop_at, monkeypatch)
@@ -180,6 +180,7 @@ def test_recipes_can_be_read(path: Path) -> None:
         ("search_size = 256", "search_size = 224", "224"),
         ("seed = 1", "log_every = 0", "`int` >= 1 - at `$.log_every`"),
         ('"mixvit_tiny"', '"mixcvt_small"', "pretrained"),
+        ('part = "box"', 'part = "box"\nmistakes = 0.3', "phase 0 trains boxes and has mistakes = 0.3"),
     ],
 )
 def test_wrong_recipe_is_refused_with_what_is_wrong(tmp_path: Path, before: str, after: str, named: str) -> None:

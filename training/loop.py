@@ -122,9 +122,12 @@ class Trainer:
 
     def _batches(self, phase: Phase) -> Iterator[Batch]:
         """The batches of the phase that are still to come."""
+        # In a score phase the averaged network's boxes stay what they are: a resumed one meets the same.
+        moments = self._sources.moments(self._average, phase.mistakes) if phase.mistakes else None
+        settings = self._recipe.pairs.with_absent(phase.absent)
         sampler = PairSampler(
-            self._sources, self._recipe.config(phase), self._recipe.pairs.with_absent(phase.absent),
-            seed=self._recipe.seed * 1000 + self._phase, total=phase.steps * phase.batch_size,
+            self._sources, self._recipe.config(phase), settings, seed=self._recipe.seed * 1000 + self._phase,
+            total=phase.steps * phase.batch_size, moments=moments,
         )  # fmt: skip
         indices = range(self._step * phase.batch_size, phase.steps * phase.batch_size)
         ahead = 3 if self._recipe.workers else None

@@ -9,6 +9,7 @@ import numpy.typing as npt
 from model.config import ModelConfig
 from model.geometry import Box, CropWindow, crop_window
 from training.augment import Augmentation, ColorMatrix, chain, color_matrix, light_matrix, photograph
+from training.mistakes import Moment, Moments
 from training.shards import Image
 from training.sources import Sources, Triple
 from training.view import View, box_in_window, center_of, render, side_of
@@ -55,8 +56,11 @@ class Example(NamedTuple):
 class PairSampler:
     """Example number i, always the same for the same seed and crop sizes: a resumed run sees what an unbroken one sees."""
 
-    def __init__(self, sources: Sources, config: ModelConfig, settings: PairSettings, seed: int, total: int) -> None:
-        """`total`: examples of the whole training, over which the gaps grow."""
+    def __init__(
+        self, sources: Sources, config: ModelConfig, settings: PairSettings, seed: int, total: int, moments: Moments | None = None
+    ) -> None:  # fmt: skip
+        """`total`: examples of the whole training, over which the gaps grow; `moments`: drawn in the place of some pairs."""
+        self._moments = moments
         self._sources, self._config, self._settings = sources, config, settings
         self._seed, self._total = seed, total
         self._names = list(settings.shares)
@@ -67,6 +71,8 @@ class PairSampler:
         """Example `index`, counted from the start of the training."""
         rng = np.random.default_rng((self._seed, index))
         settings = self._settings
+        if self._moments is not None and rng.random() < self._moments.share:
+            return self._example(*self._met(self._moments.draw(rng)), rng)
         grown = min(1.0, index / self._total)
         gap = round(settings.first_gap + grown * (settings.last_gap - settings.first_gap))
         stretch = float(np.exp(np.clip(rng.normal(0.0, STRETCH), -1.3, 1.3))) if rng.random() < settings.stretched else 1.0
@@ -75,12 +81,22 @@ class PairSampler:
             search, box = self._absent(triple, rng, gap, stretch)
         else:
             search, box = self._search(triple.search, rng)
-        crops = [self._template(triple.template), self._template(triple.online), search]
+        return self._example([self._template(triple.template), self._template(triple.online), search], box, rng)
+
+    def _example(self, crops: list[Image], box: npt.NDArray[np.float32], rng: np.random.Generator) -> Example:
         crops = self._photographed(crops, rng)
         if rng.random() < 0.5:
             crops = [crop[:, ::-1] for crop in crops]
             box = np.array([1.0 - box[2], box[1], 1.0 - box[0], box[3]], np.float32) if box.any() else box
         return Example(np.stack(crops[:2]), np.ascontiguousarray(crops[2]), box, bool(box.any()))
+
+    def _met(self, moment: Moment) -> tuple[list[Image], npt.NDArray[np.float32]]:
+        """The crops as the tracker had them, and where the target is in the search crop."""
+        template, view = self._template(self._sources.seen(moment.template)), self._sources.seen(moment.searched)
+        window = crop_window(moment.around, self._config.search_factor)
+        box = np.clip(box_in_window(view.box, window), 0.0, 1.0)
+        shown = box if moment.shows and _area(box) > 0.0 else np.zeros(4, np.float32)
+        return [template, template, render(view, window, self._config.search_size)], shown
 
     def _source(self, rng: np.random.Generator) -> str:
         return self._names[rng.choice(len(self._names), p=self._shares)]

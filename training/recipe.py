@@ -19,7 +19,8 @@ class Phase(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One part of a training. `part`: all but the score head, or the score head alone (its second stage in the paper).
 
     Learning rates are those of the pretrained backbone and of the rest, at the top of the cosine; they warm up linearly over
-    `warmup_steps` and end at `last_share` of their top.
+    `warmup_steps` and end at `last_share` of their top. `absent`: the share of examples whose search region does not show the target;
+    `mistakes`: of those that the tracker met on the training videos (`training/mistakes.py`), for the score head.
     """
 
     part: Literal["box", "score"]
@@ -33,6 +34,7 @@ class Phase(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     last_share: float = 0.02
     ema_decay: float = 0.998
     absent: float = 0.0
+    mistakes: float = 0.0
 
 
 class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -76,6 +78,11 @@ def read_recipe(path: Path) -> Recipe:
     config, last = VARIANTS[recipe.variant], recipe.phases[-1]
     if recipe.pretrained and config.family is not Family.MIXVIT:
         raise RecipeError(f"{path}: pretrained = true, but the ImageNet network is a ViT and {config.name} is none")
+    for number, phase in enumerate(recipe.phases):
+        if phase.mistakes and phase.part == "box":
+            raise RecipeError(
+                f"{path}: phase {number} trains boxes and has mistakes = {phase.mistakes:g}: they are for the score head"
+            )
     if (last.template_size, last.search_size) != (config.template_size, config.search_size):
         sizes = (
             f"{last.template_size} and {last.search_size}, {config.name} needs {config.template_size} and {config.search_size}"

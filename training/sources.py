@@ -8,7 +8,9 @@ import numpy as np
 import numpy.typing as npt
 
 from model.geometry import Box
+from model.mixformer import Network
 from training.clutter import Clutter, Things
+from training.mistakes import Moments, met
 from training.shards import PATCHES, Image, Record, Shards
 from training.view import Layer, View, center_of, moved_box, place, side_of, turn
 
@@ -102,6 +104,14 @@ class Sources:
         *shown, search = _three(self._videos[name], rng, gap)
         template, online = (self._frame(each, rng) if rng.random() < 0.5 else self._on_photo(each, rng) for each in shown)
         return Triple(template, online, self._clutter.around(self._on_photo(search, rng), search, rng, likely=0.6), search)
+
+    def seen(self, record: Record) -> View:
+        """A frame of a video as it is."""
+        return View((Layer(self._shards.image(record), np.eye(3)),), record.boxes[0])
+
+    def moments(self, network: Network, share: float) -> Moments:
+        """What the tracker meets on the videos, for this share of examples. Takes minutes."""
+        return Moments(met(network, list(self._videos.values()), self._shards.image), share)
 
     def replaced(self, triple: Triple, rng: np.random.Generator) -> View:
         """The search view with something else, often of the target's kind, in the target's place."""
