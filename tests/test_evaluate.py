@@ -1,7 +1,6 @@
 """Evaluation: the measures on cases worked out by hand, the layouts of sequences, and one pass from end to end."""
 
 import json
-import math
 from pathlib import Path
 
 import numpy as np
@@ -9,8 +8,10 @@ import pytest
 from pictures import encoded, scene
 
 from model.geometry import Box
+from model.target import TargetReport, TargetStatus
 from training.__main__ import main
-from training.evaluate import Run, score_area
+from training.calibrate import judged
+from training.evaluate import Run, watched
 from training.measures import mean, measure
 from training.sequences import Sequence as Video
 from training.sequences import SequenceError, read_sequences
@@ -106,18 +107,29 @@ def test_evaluate_prints_every_tracker_and_writes_its_boxes(
     result = tmp_path / "result.json"
     assert main(["evaluate", str(tmp_path / "videos"), "--weights", str(tiny_weights), "--json", str(result)]) == 0
     table = capsys.readouterr().out
-    assert all(name in table for name in ("mixvit_tiny", "hold still", "MIL", "Still", "mean", "area under the ROC curve"))
+    assert all(
+        name in table
+        for name in ("mixvit_tiny", "hold still", "MIL", "Still", "mean", "area under the ROC curve", "called LOST: ")
+    )
     runs = json.loads(result.read_text())
     assert runs["hold still"]["Still"]["mean_overlap"] == 1.0
     assert len(runs["mixvit_tiny"]["Still"]["boxes"]) == 2
+    assert set(runs["mixvit_tiny"]["Still"]["statuses"]) <= {status.name for status in TargetStatus}
 
 
 def test_scores_are_judged_by_whether_their_boxes_lie_on_the_target() -> None:
     away, absent = Box(90, 90, 20, 20), Box(np.nan, np.nan, np.nan, np.nan)
     video = Video("Still", (Path("1.jpg"),) * 5, (TRUTH, TRUTH, TRUTH, TRUTH, absent))
-    run = Run([TRUTH, away, TRUTH, away], [0.9, 0.5, 0.4, 0.99], measure([TRUTH], [TRUTH], 1.0))
-    assert score_area({"Still": run}, [video]) == 0.5  # 0.9 is above 0.5, 0.4 is not; what has no annotation does not count
-    assert math.isnan(score_area({"Still": run._replace(scores=[None] * 4)}, [video]))
+    boxes, scores = [TRUTH, away, TRUTH, away], [0.9, 0.5, 0.4, 0.99]
+    reports = [
+        TargetReport(box, score, TargetStatus.LOST if score < 0.45 else TargetStatus.TRACKED, 0, template_updated=False)
+        for box, score in zip(boxes, scores, strict=True)
+    ]
+    run = Run(boxes, reports, measure([TRUTH], [TRUTH], 1.0))
+    found = judged(watched({"Still": run}, [video]))
+    assert found.roc_area == 0.5  # 0.9 is above 0.5, 0.4 is not; what has no annotation does not count
+    assert found.good_called_lost == 0.5
+    assert watched({"Still": run._replace(reports=[])}, [video]) == [[]]
 
 
 def test_wrong_weights_are_an_error_and_no_traceback(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,7 +1,6 @@
 """`python -m training`: train a recipe, export what it gave, evaluate weights on annotated sequences."""
 
 import argparse
-import math
 import sys
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from model.mixformer import MixFormer
 from model.official import CheckpointError
 from training.calibrate import (
     BAD_OVERLAP,
+    GOOD_OVERLAP,
     CalibrationError,
     fitted,
     judged,
@@ -23,7 +23,7 @@ from training.calibrate import (
     watch,
     watch_first_template,
 )
-from training.evaluate import evaluate, followers, score_area, table, write_json
+from training.evaluate import evaluate, followers, table, watched, write_json
 from training.loop import Trainer, averaged
 from training.quantise import box_differences, chosen_ranges, moments
 from training.recipe import Recipe, RecipeError, read_recipe
@@ -180,10 +180,14 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     loaded = load_model(arguments.weights)
     runs = evaluate(followers(loaded, arguments.vittrack), videos)
     print(table(runs))
-    for name, ours in runs.items():
-        area = score_area(ours, videos)
-        if not math.isnan(area):
-            print(f'{name}: area under the ROC curve of "overlap below {BAD_OVERLAP}" against 1 - score: {area:.3f}')
+    for name, of_one in runs.items():
+        sights = watched(of_one, videos)
+        if any(sights):
+            trust = judged(sights)
+            print(f'{name}: area under the ROC curve of "overlap below {BAD_OVERLAP}" against 1 - score: {trust.roc_area:.3f}')
+            print(
+                f"{name}: frames with an overlap of at least {GOOD_OVERLAP} called LOST: {100 * trust.good_called_lost:.1f} %"
+            )
     if arguments.json:
         write_json(runs, arguments.json)
     return 0

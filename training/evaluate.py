@@ -17,7 +17,7 @@ from model.geometry import Box, overlap
 from model.mixformer import Network
 from model.target import NonFinitePredictionError, TargetReport
 from model.tracker import Tracker
-from training.calibrate import BAD_OVERLAP, roc_area
+from training.calibrate import Sight
 from training.measures import Measures, is_usable, mean, measure
 from training.peers import Follower, HoldStill, Mil, VitTrack
 from training.sequences import Sequence as Video
@@ -25,10 +25,10 @@ from training.sequences import read_frame
 
 
 class Run(NamedTuple):
-    """A tracker's boxes on the frames after the first, their measures, and scores where the tracker gives them."""
+    """A tracker's boxes on the frames after the first, their measures, and our tracker's reports."""
 
     boxes: list[Box]
-    scores: list[float | None]
+    reports: list[TargetReport]
     measures: Measures
 
 
@@ -67,15 +67,16 @@ def run(follower: Follower, video: Video) -> Run:
     """One pass; the time is the tracker's alone, without reading the frames."""
     follower.start(read_frame(video.frames[0]), video.boxes[0])
     boxes: list[Box] = []
-    scores: list[float | None] = []
+    reports: list[TargetReport] = []
     seconds = 0.0
     for path in video.frames[1:]:
         frame = read_frame(path)
         began = time.perf_counter()
         boxes.append(follower.follow(frame))
         seconds += time.perf_counter() - began
-        scores.append(follower.report.score if isinstance(follower, Ours) else None)
-    return Run(boxes, scores, measure(boxes, video.boxes[1:], max(seconds, 1e-9)))
+        if isinstance(follower, Ours):
+            reports.append(follower.report)
+    return Run(boxes, reports, measure(boxes, video.boxes[1:], max(seconds, 1e-9)))
 
 
 def evaluate(compared: Mapping[str, Follower], videos: Sequence[Video]) -> dict[str, dict[str, Run]]:
@@ -105,27 +106,23 @@ def table(runs: Mapping[str, Mapping[str, Run]]) -> str:
     return "\n".join(lines)
 
 
-def score_area(runs: Mapping[str, Run], videos: Sequence[Video]) -> float:
-    """Area under the ROC curve of "overlap below 0.2" against 1 - score, over all annotated frames after the first ones.
-
-    NaN where the tracker gives no scores, or never or always loses its target.
-    """
-    hits: list[float] = []
-    misses: list[float] = []
-    for video in videos:
-        run = runs[video.name]
-        for box, score, truth in zip(run.boxes, run.scores, video.boxes[1:], strict=True):
-            if score is not None and is_usable(truth):
-                (misses if overlap(box, truth) < BAD_OVERLAP else hits).append(score)
-    return roc_area(hits, misses)
+def watched(runs: Mapping[str, Run], videos: Sequence[Video]) -> list[list[Sight]]:
+    """What our tracker made of each video's annotated frames after the first; nothing for a tracker without reports."""
+    return [
+        [
+            Sight(report.score or 0.0, overlap(report.box, truth), report.status)
+            for report, truth in zip(runs[video.name].reports, video.boxes[1:], strict=False)
+            if is_usable(truth)
+        ]
+        for video in videos
+    ]
 
 
 def write_json(runs: Mapping[str, Mapping[str, Run]], path: Path) -> None:
-    """The measures, boxes and scores of every run."""
-    content = {
-        name: {
-            video: each.measures._asdict() | {"boxes": each.boxes, "scores": each.scores} for video, each in per_video.items()
-        }
-        for name, per_video in runs.items()
-    }
-    path.write_text(json.dumps(content))
+    """The measures and boxes of every run, scores and statuses of ours."""
+    path.write_text(json.dumps({name: {video: _entry(each) for video, each in of.items()} for name, of in runs.items()}))
+
+
+def _entry(run: Run) -> dict[str, object]:
+    reported = {"scores": [each.score for each in run.reports], "statuses": [each.status.name for each in run.reports]}
+    return run.measures._asdict() | {"boxes": run.boxes} | (reported if run.reports else {})
