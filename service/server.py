@@ -29,7 +29,7 @@ _log = logging.getLogger(__name__)
 def serve(settings: ServeSettings) -> int:
     """Serve until a signal comes or the service cannot go on. Gives the exit status: 0 after a signal, else what a front ended with.
 
-    Raises SettingsError where the workers' sockets cannot stand in `run_dir`, or the port of the metrics is taken.
+    Raises SettingsError where the workers' sockets cannot stand in `run_dir`, OSError where the port of the metrics is taken.
     """
     logs.set_up(settings.log_level, settings.log_format)
     _say_who_may_call(settings)
@@ -55,12 +55,12 @@ def _say_who_may_call(settings: ServeSettings) -> None:
 
 
 def _export(folder: Path, settings: ServeSettings) -> Totals:
-    """One endpoint for all fronts. Raises SettingsError where the port is taken."""
+    """One endpoint for all fronts. Raises OSError where the port is taken."""
     totals = Totals(folder)
     try:
         port = totals.serve(parse_address(settings.metrics))
     except OSError as error:
-        raise SettingsError(f"metrics={settings.metrics}: the port cannot be opened: {error}") from error
+        raise OSError(f"metrics={settings.metrics}: the port cannot be opened: {error}") from error
     _log.info("metrics on port %d, of all fronts", port)
     return totals
 

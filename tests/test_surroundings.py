@@ -129,12 +129,14 @@ def test_a_folder_that_cannot_take_its_socket_stops_the_start() -> None:
     assert "run_dir='/dev/full' cannot be used" in done.stderr
 
 
-def test_a_taken_metrics_port_stops_the_whole_service() -> None:
+@pytest.mark.parametrize("fronts", ["1", "2"])
+def test_a_taken_metrics_port_stops_the_whole_service(fronts: str) -> None:
     with socket.socket() as rival:
         rival.bind(("127.0.0.1", 0))
         rival.listen()
         taken = f"127.0.0.1:{rival.getsockname()[1]}"
-        done = subprocess.run(command(0, taken), capture_output=True, text=True, timeout=PATIENCE_SECONDS, check=False)
+        start = [*command(0, taken), "--fronts", fronts]
+        done = subprocess.run(start, capture_output=True, text=True, timeout=PATIENCE_SECONDS, check=False)
     assert done.returncode == 1
     assert f"metrics={taken}: the port cannot be opened" in done.stderr
     assert "Traceback" not in done.stderr
