@@ -40,6 +40,14 @@ def test_every_test_that_operations_names_is_there() -> None:
         assert f"def {test}(" in (ROOT / "tests" / file).read_text(), f"{file}::{test}"
 
 
+@pytest.mark.parametrize("room", ["model", "service", "training", "benchmarks", "deploy"])
+def test_the_structure_names_every_file_of_a_room_and_no_other(room: str) -> None:
+    structure = (ROOT / "docs" / "structure.md").read_text()
+    (told,) = re.findall(rf"^    {room}/(.*?)^(?:    \w|$)", structure, re.DOTALL | re.MULTILINE)
+    files = {path.name for path in (ROOT / room).rglob("*.py") if not path.name.startswith("__")}
+    assert set(re.findall(r"\w+\.py", told)) == files
+
+
 def test_the_python_example_runs(tmp_path: Path) -> None:
     (example,) = re.findall(r"```python\n(.*?)```", API, re.DOTALL)
     for number, (image, _) in enumerate(synthetic_clip(640, 480, 2)):
