@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import simplejpeg
 from fake_service import FakeService, listening
+from google.protobuf.message import Message
 
 from mixformer.tracking.v1 import tracking_pb2 as pb
 from service import errors
@@ -28,9 +29,9 @@ def test_every_reason_is_in_the_table_with_its_code(kind: type[errors.ServiceErr
     assert kind.code.name in rows[0]
 
 
-@pytest.mark.parametrize("option", [field.name for field in pb.SessionOptions.DESCRIPTOR.fields])
-def test_every_option_is_described(option: str) -> None:
-    assert f"`{option}`" in API
+@pytest.mark.parametrize("message", [pb.SessionOptions, pb.TargetResult, pb.Timing], ids=lambda kind: kind.DESCRIPTOR.name)
+def test_every_option_and_every_part_of_a_result_is_described(message: type[Message]) -> None:
+    assert [field.name for field in message.DESCRIPTOR.fields if f"`{field.name}`" not in API] == []
 
 
 def test_every_test_that_operations_names_is_there() -> None:

@@ -172,11 +172,13 @@ class Frame(_message.Message):
     ENCODED_FIELD_NUMBER: _builtins.int
     RAW_FIELD_NUMBER: _builtins.int
     frame_number: _builtins.int
-    """Chosen by the client and echoed; rising inside a session."""
+    """Chosen by the client and echoed. Has to rise where `strict_order` is set, and for whoever goes on elsewhere."""
     encoded: _builtins.bytes
     """JPEG, PNG or WebP, told apart by content."""
     @_builtins.property
-    def capture_time(self) -> _timestamp_pb2.Timestamp: ...
+    def capture_time(self) -> _timestamp_pb2.Timestamp:
+        """For `max_frame_age`."""
+
     @_builtins.property
     def raw(self) -> Global___RawImage: ...
     def __init__(
@@ -199,7 +201,7 @@ Global___Frame: _TypeAlias = Frame  # noqa: Y015
 
 @_typing.final
 class TargetCommand(_message.Message):
-    """Starts, corrects or ends one target on the frame it comes with."""
+    """Starts, corrects or ends one target on the frame it comes with; `remove` must be true."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -257,7 +259,9 @@ class TargetResult(_message.Message):
     """Probability in [0, 1] that the target is there; absent where the variant has no score head (status is then UNSPECIFIED)."""
     status: Global___TargetStatus.ValueType
     frames_since_tracked: _builtins.int
+    """0 while it is TRACKED."""
     template_updated: _builtins.bool
+    """A template was set or renewed on this frame."""
     @_builtins.property
     def box(self) -> Global___BoundingBox: ...
     def __init__(
@@ -282,6 +286,8 @@ Global___TargetResult: _TypeAlias = TargetResult  # noqa: Y015
 
 @_typing.final
 class Timing(_message.Message):
+    """Where a frame's time went; of several targets, the longest."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     DECODE_FIELD_NUMBER: _builtins.int
@@ -290,14 +296,19 @@ class Timing(_message.Message):
     TOTAL_FIELD_NUMBER: _builtins.int
     BATCH_SIZE_FIELD_NUMBER: _builtins.int
     batch_size: _builtins.int
+    """Targets that shared the pass."""
     @_builtins.property
     def decode(self) -> _duration_pb2.Duration: ...
     @_builtins.property
-    def queue(self) -> _duration_pb2.Duration: ...
+    def queue(self) -> _duration_pb2.Duration:
+        """The wait for the device."""
+
     @_builtins.property
     def backbone(self) -> _duration_pb2.Duration: ...
     @_builtins.property
-    def total(self) -> _duration_pb2.Duration: ...
+    def total(self) -> _duration_pb2.Duration:
+        """From the frame's arrival to its result."""
+
     def __init__(
         self,
         *,
@@ -317,7 +328,7 @@ Global___Timing: _TypeAlias = Timing  # noqa: Y015
 
 @_typing.final
 class FrameError(_message.Message):
-    """Why a frame was not used; the stream goes on. `code` is a google.rpc.Code."""
+    """Why a frame was not used, or not for every target; the stream goes on. `code` is a google.rpc.Code."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -475,7 +486,7 @@ class Session(_message.Message):
     session_id: _builtins.str
     last_frame_number: _builtins.int
     epoch: _builtins.int
-    """Rises each time a server takes the session over."""
+    """Rises each time another stream or server takes the session over."""
     @_builtins.property
     def options(self) -> Global___SessionOptions: ...
     @_builtins.property
@@ -632,7 +643,9 @@ class Draining(_message.Message):
 
     DEADLINE_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def deadline(self) -> _duration_pb2.Duration: ...
+    def deadline(self) -> _duration_pb2.Duration:
+        """From now on."""
+
     def __init__(
         self,
         *,
@@ -753,6 +766,7 @@ class ListSessionsRequest(_message.Message):
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
+    """0: 100. At most 1000."""
     page_token: _builtins.str
     def __init__(
         self,
@@ -875,7 +889,7 @@ class GetServerInfoResponse(_message.Message):
     snapshot_interval_frames: _builtins.int
     """A session that another server takes from the store has lost at most about this many frames. 0: there is no store."""
     precision: _builtins.str
-    """Of the network's products: float32, bfloat16, float16 or int8."""
+    """Of the network's products: float32, bfloat16, float16 or int8. `simulated`: no network runs here."""
     def __init__(
         self,
         *,
