@@ -6,7 +6,7 @@
 # make overload  three times the capacity of a simulated device: who is accepted keeps the pace
 # make bench   benchmarks of this machine; figures in benchmarks/latest.json
 # make growth  how cost grows with sessions, templates and frame size; benchmarks/growth.json and growth.png (FLAGS="--device cuda --folder build/gpu")
-# make train   RECIPE=mixvit_tiny_gpu DATA=folder: training/recipes/RECIPE.toml from shards to calibrated weights/RECIPE.safetensors
+# make train   RECIPE=mixvit_tiny_gpu DATA=folder: training/recipes/RECIPE.toml from shards to weights/RECIPE.safetensors, calibrated and with ranges
 # make evaluate  SEQUENCES=folder WEIGHTS=file: one pass over annotated sequences, beside other trackers (VITTRACK=file.onnx)
 # make check   lint, format, types, API lint, generated stubs fresh
 # make proto   generate the gRPC stubs again after a change to tracking.proto
@@ -17,10 +17,11 @@
 # make secure-test   compose with TLS, tokens, then client certificates: who is refused and who is served (COMPOSE_FILES as above)
 # make gpu-test      the same as compose-test with the CUDA image on a GPU host
 # make watch-test    a real Prometheus on the real service: every rule and panel has data, every alert that can fires (needs prometheus)
-# make envoy-test    three trackers behind the real Envoy, with the real Redis: one killed, one added, one drained under load
+# make envoy-test    three trackers behind the real Envoy, with the real Redis: one killed, one added, one drained under load (needs promtool, openssl)
 # make confined-test without Docker: user 10001, no capability, a read-only file system (needs root)
 # make audit         known vulnerabilities of every pinned package, by pip-audit (needs pypi.org's own API)
 # make deploy-check  what watches and runs the service, by the tools it is for (needs promtool, openssl)
+# make clean         without .venv, build/, demo_output/ and the tools' caches; weights/ and runs/ stay
 
 PYTHON ?= python3
 RECIPE ?= mixvit_tiny_cpu
@@ -35,7 +36,8 @@ PROTO := mixformer/tracking/v1/tracking
 STUBS := $(addprefix $(PROTO)_,pb2.py pb2.pyi pb2_grpc.py pb2_grpc.pyi)
 CODE := $(wildcard model service training benchmarks deploy tests)
 
-.PHONY: setup demo test soak fuzz overload bench growth train evaluate check stubs-fresh proto lock image-locks compose-test scale-test secure-test gpu-test confined-test audit watch-test envoy-test deploy-check clean
+.PHONY: setup demo test soak fuzz overload bench growth train evaluate check stubs-fresh proto lock image-locks audit clean
+.PHONY: compose-test scale-test secure-test gpu-test confined-test watch-test envoy-test deploy-check
 
 setup: $(READY)
 

@@ -49,6 +49,14 @@ def test_the_structure_names_every_file_of_a_room_and_no_other(room: str) -> Non
     assert set(re.findall(r"\w+\.py", told)) == files
 
 
+def test_every_make_target_is_told_at_the_top_and_no_page_names_another() -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    targets = {*re.findall(r"^([a-z-]+):", makefile, re.MULTILINE)}
+    assert targets - {*re.findall(r"^# make ([a-z-]+)", makefile, re.MULTILINE)} == {"stubs-fresh"}
+    pages = "".join(path.read_text() for path in (*ROOT.glob("*.md"), *ROOT.glob("*/*.md")))
+    assert {*re.findall(r"(?:`|^    )make ([a-z-]+)", pages, re.MULTILINE)} - targets == set()
+
+
 def test_the_python_example_runs(tmp_path: Path) -> None:
     (example,) = re.findall(r"```python\n(.*?)```", API, re.DOTALL)
     for number, (image, _) in enumerate(synthetic_clip(640, 480, 2)):
