@@ -5,6 +5,7 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import pytest
 import torch
 from shards import write_shards
@@ -72,6 +73,17 @@ def test_resumed_run_equals_an_unbroken_one(sources: Sources, tmp_path: Path, mo
     resumed = loop.Trainer(whole, sources, tmp_path / "broken", None, "cpu").run().state_dict()
     assert resumed.keys() == unbroken.keys()
     assert all(torch.equal(resumed[name], unbroken[name]) for name in unbroken)
+
+
+@pytest.mark.parametrize("is_frozen", [True, False])
+def test_frozen_norms_keep_their_statistics_and_learn_their_scale(sources: Sources, tmp_path: Path, is_frozen: bool) -> None:
+    frozen = msgspec.structs.replace(phase(3), frozen_norms=is_frozen)
+    trainer = loop.Trainer(recipe(frozen), sources, tmp_path, None, "cpu")
+    before = {name: value.clone() for name, value in trainer._average.state_dict().items() if ".norm." in name}
+    after = trainer.run().state_dict()
+    changed = {name.rpartition(".")[2] for name, value in before.items() if not torch.equal(value, after[name])}
+    assert {"weight", "bias"} <= changed
+    assert ({"running_mean", "running_var", "num_batches_tracked"} & changed == set()) is is_frozen
 
 
 def test_a_run_that_diverges_ends(sources: Sources, tmp_path: Path) -> None:

@@ -218,6 +218,9 @@ def _trained_part(model: MixFormer, phase: Phase, is_taught: bool) -> list[tuple
     parts = ("score_head.",) if phase.part == "score" else ("backbone.",) if is_taught else ("backbone.", "box_head.")
     for name, module in model.named_children():
         module.train(f"{name}." in parts and phase.part == "box")
+    if phase.frozen_norms:
+        for norm in (module for module in model.modules() if isinstance(module, nn.BatchNorm2d)):
+            norm.eval()
     named = list(model.named_parameters())
     for name, parameter in named:
         parameter.requires_grad_(name.startswith(parts))

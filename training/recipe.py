@@ -20,7 +20,8 @@ class Phase(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     Learning rates are those of the pretrained backbone and of the rest, at the top of the cosine; they warm up linearly over
     `warmup_steps` and end at `last_share` of their top. `absent`: the share of examples whose search region does not show the target;
-    `mistakes`: of those that the tracker met on the training videos (`training/mistakes.py`), for the score head.
+    `mistakes`: of those that the tracker met on the training videos (`training/mistakes.py`), for the score head. `frozen_norms`:
+    BatchNorm normalises by its running statistics, as it will when it tracks, and no longer by those of the batch.
     """
 
     part: Literal["box", "score"]
@@ -35,6 +36,7 @@ class Phase(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ema_decay: float = 0.998
     absent: float = 0.0
     mistakes: float = 0.0
+    frozen_norms: bool = False
 
 
 class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
