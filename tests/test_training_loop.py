@@ -134,6 +134,18 @@ def test_unfinished_run_can_be_exported_and_loaded(sources: Sources, tmp_path: P
     assert loaded.metadata["recipe"] == "small.toml"
 
 
+def test_several_runs_are_exported_as_their_mean(sources: Sources, tmp_path: Path) -> None:
+    whole = recipe(phase(2))
+    folders = [tmp_path / name for name in ("one", "other")]
+    for seed, folder in enumerate(folders):
+        loop.Trainer(msgspec.structs.replace(whole, seed=seed), sources, folder, None, "cpu").run()
+    one, other = (loop.averaged(whole, folder).state_dict() for folder in folders)
+    mean = loop.averaged(whole, *folders).state_dict()
+    floating = [name for name, value in mean.items() if value.is_floating_point()]
+    assert all(torch.allclose(mean[name], (one[name] + other[name]) / 2, atol=1e-6) for name in floating)
+    assert not all(torch.equal(one[name], other[name]) for name in floating)
+
+
 def test_export_without_a_run_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["export", str(RECIPES[0]), "x.safetensors", "--run-dir", str(tmp_path)]) == 1
     assert str(tmp_path) in capsys.readouterr().err

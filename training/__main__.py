@@ -63,7 +63,9 @@ def _parser() -> argparse.ArgumentParser:
     export = commands.add_parser("export", help="write the averaged weights of a run, finished or not")
     export.add_argument("recipe", type=Path)
     export.add_argument("output", type=_weights_file, help="the .safetensors file to write")
-    export.add_argument("--run-dir", type=Path, help="where the run's checkpoint is (default: runs/RECIPE)")
+    export.add_argument(
+        "--run-dir", type=Path, nargs="+", help="where the run's checkpoint is (default: runs/RECIPE); the mean of several"
+    )
     export.set_defaults(run=_export)
     calibrate = commands.add_parser("calibrate", help="give weights the thresholds that fit their scores on held-out videos")
     calibrate.add_argument("weights", type=_weights_file, help="the .safetensors file to rewrite")
@@ -109,18 +111,19 @@ def _train(arguments: argparse.Namespace) -> int:
     initial = data / INITIAL if recipe.pretrained else None
     teacher = Teacher(arguments.recipe.parent / recipe.teacher, arguments.device) if recipe.teacher else None
     sources = Sources(shards, shards.training())
-    model = Trainer(recipe, sources, _run_folder(arguments), initial, arguments.device, teacher).run()
+    model = Trainer(
+        recipe, sources, arguments.run_dir or _run_folder(arguments.recipe), initial, arguments.device, teacher
+    ).run()
     return _write(model, recipe, arguments)
 
 
 def _export(arguments: argparse.Namespace) -> int:
     recipe = read_recipe(arguments.recipe)
-    return _write(averaged(recipe, _run_folder(arguments)), recipe, arguments)
+    return _write(averaged(recipe, *(arguments.run_dir or [_run_folder(arguments.recipe)])), recipe, arguments)
 
 
-def _run_folder(arguments: argparse.Namespace) -> Path:
-    folder: Path | None = arguments.run_dir
-    return folder or Path("runs") / arguments.recipe.stem
+def _run_folder(recipe: Path) -> Path:
+    return Path("runs") / recipe.stem
 
 
 def _write(model: MixFormer, recipe: Recipe, arguments: argparse.Namespace) -> int:
