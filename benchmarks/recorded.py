@@ -17,9 +17,9 @@ from model.compiled import CompiledMixFormer
 from model.config import UpdateRule
 from model.geometry import Box
 from model.mixformer import MixFormer
-from model.quantised import Ranges, TrackingPass, observe_ranges
+from model.quantised import TrackingPass
 from model.target import Target
-from training.harm import harms, least_harmful
+from training.quantise import Choice, chosen_ranges
 
 FOLDER = Path(__file__).parents[1] / "tests" / "reference"
 VARIANTS = ("mixcvt_online", "mixvit_online", "mixcvt")
@@ -96,11 +96,10 @@ def from_recorded_state(model: MixFormer) -> list[TrackingPass]:
 
 
 class Rounded(NamedTuple):
-    """MixCvT's recorded network with the layers that may be rounded. `share`: of the products; `others`: passes that chose nothing."""
+    """MixCvT's recorded network and which of its layers may be rounded. `others`: passes that had no part in the choice."""
 
     model: MixFormer
-    ranges: Ranges
-    share: float
+    choice: Choice
     others: list[TrackingPass]
 
 
@@ -109,8 +108,4 @@ def rounded(limit: float) -> Rounded:
     model = loaded("mixcvt_online").model
     passes = from_recorded_state(model)
     shown, others = passes[::6], [each for number, each in enumerate(passes) if number % 6]
-    observed = observe_ranges(model, shown)
-    found = harms(model, observed, shown)
-    chosen = least_harmful(found, limit)
-    share = sum(found[name].products for name in chosen) / sum(each.products for each in found.values())
-    return Rounded(model, {name: observed[name] for name in chosen}, share, others)
+    return Rounded(model, chosen_ranges(model, shown, shown, limit), others)

@@ -26,6 +26,7 @@ from model.mixformer import Network, Prediction
 from model.quantised import TrackingPass
 from service.cpu import has_native_int8, usable_cores
 from service.device import choose_network
+from training.quantise import box_differences
 
 VARIANT = "mixcvt_base"
 LIMIT = 1.0  # pixels of the search crop
@@ -37,11 +38,8 @@ def measure(options: Options) -> dict[str, Figure]:
     if not has_native_int8():
         return compare(options)
     found = rounded(LIMIT)
-    by_integers = CompiledMixFormer(found.model, options.threads or usable_cores(), ranges=found.ranges)
-    with torch.inference_mode():
-        pairs = [(found.model.track(*each), by_integers.track(*each)) for each in found.others]
-    size = found.model.config.search_size
-    pixels = [size * float((exact.boxes - near.boxes).abs().max()) for exact, near in pairs]
+    by_integers = CompiledMixFormer(found.model, options.threads or usable_cores(), ranges=found.choice.ranges)
+    pixels = box_differences(found.model, by_integers, found.others).tolist()
     return compare(options, Rounding(by_integers, found.others[0])) | {"mixcvt_int8_distance": Figure.of(pixels, "px")}
 
 

@@ -210,7 +210,7 @@ def test_moments_are_cut_where_the_target_was_in_the_frame_before(shipped: Loade
     (video,) = videos_of(shards.validation())
     passes = list(moments(shipped.model, shards, video))
     assert len(passes) == PASSES_A_VIDEO
-    differences = box_differences(shipped.model, shipped.ranges, passes[:2])
+    differences = box_differences(shipped.model, quantised(shipped.model, shipped.ranges), passes[:2])
     assert differences.shape == (2,)
     assert 0.0 < differences.max() < 8.0
 
@@ -239,8 +239,8 @@ def test_a_layer_that_rounds_coarsely_is_the_most_harmful(shipped: LoadedModel) 
 
 def test_a_network_of_made_up_weights_is_rounded_where_it_stays_within_a_pixel() -> None:
     found = rounded(limit=1.0)
-    differences = box_differences(found.model, found.ranges, found.others[::4])
-    assert found.share > 0.4
+    differences = box_differences(found.model, quantised(found.model, found.choice.ranges), found.others[::4])
+    assert found.choice.share > 0.4
     assert 0.0 < np.median(differences) < 1.0
     assert differences.max() < 4.0
 

@@ -11,6 +11,7 @@ from model.checkpoint import load_model, save_model
 from model.compiled import CompiledMixFormer
 from model.mixformer import MixFormer
 from model.official import CheckpointError
+from model.quantised import quantised
 from training.calibrate import (
     BAD_OVERLAP,
     GOOD_OVERLAP,
@@ -25,7 +26,7 @@ from training.calibrate import (
 )
 from training.evaluate import evaluate, followers, table, watched, write_json
 from training.loop import Trainer, averaged
-from training.quantise import box_differences, chosen_ranges, moments
+from training.quantise import PASSES_A_VIDEO, box_differences, chosen_ranges, moments
 from training.recipe import Recipe, RecipeError, read_recipe
 from training.sequences import SequenceError, read_sequences
 from training.shards import ShardError, Shards, data_folder
@@ -160,8 +161,8 @@ def _quantise(arguments: argparse.Namespace) -> int:
     )
     if not held_out or not shown:
         raise CalibrationError(f"{len(shown)} frames of training videos and {len(held_out)} of held-out ones: both are needed")
-    choice = chosen_ranges(loaded.model, shown, arguments.limit)
-    differences = box_differences(loaded.model, choice.ranges, held_out)
+    choice = chosen_ranges(loaded.model, shown, shown[PASSES_A_VIDEO // 2 :: PASSES_A_VIDEO], arguments.limit)
+    differences = box_differences(loaded.model, quantised(loaded.model, choice.ranges), held_out)
     print(
         f"{len(choice.ranges)} of {choice.layers} layers with {choice.share:.0%} of their products; on {len(held_out)} frames of held-out "
         f"videos boxes differ from float32's by {np.median(differences):.2f} px of the search crop (median), at most {differences.max():.2f}"

@@ -8,8 +8,8 @@ import torch
 from numpy.typing import NDArray
 
 from model.config import UpdateRule
-from model.mixformer import MixFormer
-from model.quantised import Ranges, TrackingPass, observe_ranges, quantised
+from model.mixformer import MixFormer, Network
+from model.quantised import Ranges, TrackingPass, observe_ranges
 from model.target import Target
 from training.harm import harms, least_harmful
 from training.shards import Record, Shards
@@ -37,18 +37,17 @@ class Choice(NamedTuple):
     share: float
 
 
-def chosen_ranges(model: MixFormer, passes: Sequence[TrackingPass], limit: float) -> Choice:
-    """Ranges of the layers that together move a box by at most `limit` pixels of the search crop, as seen in `passes` of `moments`."""
+def chosen_ranges(model: MixFormer, passes: Sequence[TrackingPass], judges: Sequence[TrackingPass], limit: float) -> Choice:
+    """Ranges, as seen in `passes`, of the layers that together move the boxes of `judges` by at most `limit` pixels of the search crop."""
     observed = observe_ranges(model, passes)
-    found = harms(model, observed, passes[PASSES_A_VIDEO // 2 :: PASSES_A_VIDEO])  # the middle one of each video
+    found = harms(model, observed, judges)
     ranges = {name: observed[name] for name in least_harmful(found, limit)}
     products = sum(found[name].products for name in ranges)
     return Choice(ranges, len(observed), products / sum(each.products for each in found.values()))
 
 
 @torch.inference_mode()
-def box_differences(model: MixFormer, ranges: Ranges, passes: Sequence[TrackingPass]) -> NDArray[np.float64]:
-    """For every pass the largest difference in x, y, width or height to the float32 box, in pixels of the search crop."""
-    rounding = quantised(model, ranges)
+def box_differences(model: MixFormer, rounding: Network, passes: Sequence[TrackingPass]) -> NDArray[np.float64]:
+    """For every pass the largest difference in x, y, width or height of the two boxes, in pixels of the search crop."""
     shares = [(rounding.track(*each).boxes - model.track(*each).boxes).abs().max() for each in passes]
     return model.config.search_size * np.array(shares, dtype=np.float64)
