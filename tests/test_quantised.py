@@ -29,7 +29,7 @@ from service.device import choose_network
 from training.__main__ import main
 from training.calibrate import videos_of
 from training.harm import Harm, harms, least_harmful
-from training.quantise import PASSES_A_VIDEO, box_differences, moments
+from training.quantise import PASSES_A_VIDEO, box_differences, sampled_passes
 
 LAYER = "backbone.stages.0.blocks.3.mlp.2"
 
@@ -205,10 +205,10 @@ def test_integers_that_cannot_be_had_are_refused_with_what_they_need(
         choose_network(shipped.model, shipped.ranges if has_ranges else {}, "int8", backend)
 
 
-def test_moments_are_cut_where_the_target_was_in_the_frame_before(shipped: LoadedModel, tmp_path: Path) -> None:
+def test_passes_are_cut_where_the_target_was_in_the_frame_before(shipped: LoadedModel, tmp_path: Path) -> None:
     shards = write_shards(tmp_path)
     (video,) = videos_of(shards.validation())
-    passes = list(moments(shipped.model, shards, video))
+    passes = list(sampled_passes(shipped.model, shards, video))
     assert len(passes) == PASSES_A_VIDEO
     differences = box_differences(shipped.model, quantised(shipped.model, shipped.ranges), passes[:2])
     assert differences.shape == (2,)

@@ -26,7 +26,7 @@ from training.calibrate import (
 )
 from training.evaluate import evaluate, followers, table, watched, write_json
 from training.loop import Trainer, averaged
-from training.quantise import PASSES_A_VIDEO, box_differences, chosen_ranges, moments
+from training.quantise import PASSES_A_VIDEO, box_differences, chosen_ranges, sampled_passes
 from training.recipe import Recipe, RecipeError, read_recipe
 from training.sequences import SequenceError, read_sequences
 from training.shards import ShardError, Shards, data_folder
@@ -156,7 +156,7 @@ def _quantise(arguments: argparse.Namespace) -> int:
     loaded = load_model(arguments.weights)
     shards = Shards(data_folder(arguments.data) / "train", VIDEO_SHARDS)
     held_out, shown = (
-        [each for video in videos_of(records) for each in moments(loaded.model, shards, video)]
+        [each for video in videos_of(records) for each in sampled_passes(loaded.model, shards, video)]
         for records in (shards.validation(), shards.training())
     )
     if not held_out or not shown:

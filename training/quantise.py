@@ -18,7 +18,7 @@ PASSES_A_VIDEO = 5
 
 
 @torch.no_grad()
-def moments(model: MixFormer, shards: Shards, video: Sequence[Record]) -> Iterator[TrackingPass]:
+def sampled_passes(model: MixFormer, shards: Shards, video: Sequence[Record]) -> Iterator[TrackingPass]:
     """PASSES_A_VIDEO frames from all over the video, each cut out where the target was in the frame before."""
     first = video[0]
     target = Target.start(model.config, UpdateRule(), shards.image(first), first.boxes[0])
