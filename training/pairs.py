@@ -25,8 +25,8 @@ BESIDE, REPLACED = 0.3, 0.3  # shares of the search regions without the target; 
 class PairSettings:
     """How examples are drawn. `shares` of the sources need not sum to 1; gaps are frames, growing over the training.
 
-    `stretched`: the share of examples whose whole scene is made wider or narrower. Of the targets that the sources have, one in a hundred is
-    2.5 times as high as wide, and a person who stands is three to four times.
+    `stretched`: the share of examples whose whole scene is made wider or narrower. Of the targets that came with the data sets, one in a
+    hundred is 2.5 times as high as wide, and a person who stands is three to four times.
     """
 
     shares: dict[str, float] = field(default_factory=lambda: {"video": 0.35, "boxed": 0.2, "region": 0.25, "pasted": 0.2})

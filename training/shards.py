@@ -4,8 +4,8 @@ import json
 import os
 import tarfile
 import zlib
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import cv2
@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from model.geometry import Box
+from training.drawn import Drawn, read_drawn
 from training.kinds import kind_of
 
 Image = npt.NDArray[np.uint8]
@@ -33,7 +34,7 @@ class ShardError(ValueError):
 @dataclass(frozen=True)
 class Record:
     """One picture of a shard. `boxes` are pixels of the picture; `sequence` is "" where it belongs to no video,
-    `kind` what its boxes show, "" where that is not known."""
+    `kind` what its boxes show, "" where that is not known, `is_drawn` whether they were drawn here (training/drawn.py)."""
 
     shard: str
     image: str
@@ -44,6 +45,7 @@ class Record:
     frame: int
     mask: str
     kind: str = ""
+    is_drawn: bool = False
 
     @property
     def is_validation(self) -> bool:
@@ -56,10 +58,16 @@ class Record:
 class Shards:
     """The files of several shards, and a record for each picture."""
 
-    def __init__(self, folder: Path, names: Iterable[str] = SHARDS) -> None:
-        """Reads `folder/NAME.tar` for every name. Raises ShardError where one is missing or has no usable index."""
+    def __init__(
+        self, folder: Path, names: Iterable[str] = SHARDS, drawn: Mapping[tuple[str, str], Drawn] | None = None
+    ) -> None:
+        """Reads `folder/NAME.tar` for every name; `drawn`: boxes for pictures that have none, those of training/drawn.py unless told.
+
+        Raises ShardError where a shard is missing or has no usable index.
+        """
         self.records: list[Record] = []
         self._files: dict[tuple[str, str], bytes] = {}
+        self._drawn = read_drawn() if drawn is None else drawn
         for name in names:
             self._read(folder / f"{name}.tar", name)
 
@@ -88,7 +96,7 @@ class Shards:
             raise ShardError(f"cannot read {path}: {error}") from error
         if "index.jsonl" not in files:
             raise ShardError(f"{path} has no index.jsonl")
-        records = [_record(shard, line) for line in files["index.jsonl"].splitlines()]
+        records = [_with_drawn(_record(shard, line), self._drawn) for line in files["index.jsonl"].splitlines()]
         missing = {name for record in records for name in (record.image, record.mask) if name} - files.keys()
         if missing:
             raise ShardError(f"{path} lacks {len(missing)} pictures of its index, {min(missing)} for one")
@@ -118,3 +126,11 @@ def _record(shard: str, line: bytes) -> Record:
         )  # fmt: skip
     except (ValueError, KeyError, TypeError) as error:
         raise ShardError(f"{shard}/index.jsonl: {error!r} in {line[:80]!r}") from error
+
+
+def _with_drawn(record: Record, drawn: Mapping[tuple[str, str], Drawn]) -> Record:
+    """The picture with the boxes drawn for it, if it has none of its own and is the one that they were drawn on."""
+    found = drawn.get((record.shard, record.image))
+    if record.boxes or found is None or (found.width, found.height) != (record.width, record.height):
+        return record
+    return replace(record, boxes=found.boxes, kind=found.kind, is_drawn=True)

@@ -45,7 +45,7 @@ class Sources:
         records = list(records)
         self._shards = shards
         self._videos: dict[str, list[Record]] = defaultdict(list)
-        self._boxed: list[tuple[Record, Box]] = []
+        stills: list[tuple[Record, Box]] = []
         self._photos: list[Record] = []
         patches: list[Record] = []
         for record in records:
@@ -56,19 +56,21 @@ class Sources:
             if record.sequence and record.boxes:
                 self._videos[f"{record.shard}/{record.sequence}"].append(record)
             elif record.boxes:
-                self._boxed.extend((record, box) for box in record.boxes if side_of(box) >= SMALLEST_STILL)
+                stills.extend((record, box) for box in record.boxes if side_of(box) >= SMALLEST_STILL)
         self._small = [(record, record.boxes[0]) for record in patches if _shows_whole(record)]
-        self._boxed_shares = _shares([min(1.0, _room(record) / side_of(box)) for record, box in self._boxed])
+        self._boxed = _Stills([(record, box) for record, box in stills if not record.is_drawn])
+        self._drawn = _Stills([(record, box) for record, box in stills if record.is_drawn])
         self._video_shares = _shares([len(frames) ** 0.5 for frames in self._videos.values()])
         self._masked = [name for name, frames in self._videos.items() if frames[0].mask]
         self._things = Things(shards, records)
         self._clutter = Clutter(self._things)
         self._draw: dict[str, Callable[[np.random.Generator, int], Triple]] = {
-            "video": self.video, "boxed": self.boxed, "small": self.small, "region": self.region, "pasted": self.pasted,
+            "video": self.video, "boxed": self.boxed, "drawn": self.drawn, "small": self.small, "region": self.region,
+            "pasted": self.pasted,
         }  # fmt: skip
 
     def draw(self, source: str, rng: np.random.Generator, gap: int) -> Triple:
-        """Three views from the named source: video, boxed, small, region or pasted."""
+        """Three views from the named source: video, boxed, drawn, small, region or pasted."""
         return self._draw[source](rng, gap)
 
     def video(self, rng: np.random.Generator, gap: int) -> Triple:
@@ -78,12 +80,15 @@ class Sources:
         return self._finished([self._frame(record, rng) for record in records], records[0], rng, clutter=0.2)
 
     def boxed(self, rng: np.random.Generator, gap: int) -> Triple:
-        """One picture with a box, seen three times from slightly different places. It has no frames, so `gap` is unused.
-
-        Boxes that fill their picture are drawn less often: they leave nothing to search in.
-        """
+        """One picture with a box, seen three times from slightly different places. It has no frames, so `gap` is unused."""
         del gap
-        record, box = self._boxed[rng.choice(len(self._boxed), p=self._boxed_shares)]
+        record, box = self._boxed.one(rng)
+        return self._still(self._shards.image(record), box, record, rng)
+
+    def drawn(self, rng: np.random.Generator, gap: int) -> Triple:
+        """The same with a box that was drawn here: people, and things of many kinds. `gap` is unused."""
+        del gap
+        record, box = self._drawn.one(rng)
         return self._still(self._shards.image(record), box, record, rng)
 
     def small(self, rng: np.random.Generator, gap: int) -> Triple:
@@ -155,6 +160,18 @@ class Sources:
         at = (width * rng.uniform(0.15, 0.85), height * rng.uniform(0.15, 0.85))
         layer, box = self._things.cutout(record).placed(at, side, rng)
         return View((Layer(photo, np.eye(3)), layer), box)
+
+
+class _Stills:
+    """Boxes in pictures, to be drawn from; those that fill their picture less often, as they leave nothing to search in."""
+
+    def __init__(self, stills: list[tuple[Record, Box]]) -> None:
+        self._stills = stills
+        self._shares = _shares([min(1.0, _room(record) / side_of(box)) for record, box in stills])
+
+    def one(self, rng: np.random.Generator) -> tuple[Record, Box]:
+        """A picture and a box in it."""
+        return self._stills[rng.choice(len(self._stills), p=self._shares)]
 
 
 def _three(frames: list[Record], rng: np.random.Generator, gap: int) -> list[Record]:
