@@ -35,6 +35,22 @@ def write_patches(folder: Path) -> Shards:
     return Shards(folder, (*NAMES, "tiny_imagenet"))
 
 
+def write_strung(folder: Path, name: str) -> Shards:
+    """One frame of a video whose object, 24x16 pixels at (30, 40), hangs on a string two pixels thick from the frame's corner."""
+    image, mask = _with_block(1, 30, 40)
+    mask[:2, 50:] = mask[:40, 50:52] = 255
+    entry: dict[str, object] = {
+        "image": "0.png",
+        "boxes": [[30, 0, 130, 56]],
+        "sequence": name,
+        "frame": 0,
+        "mask": "0.mask.png",
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    _write(folder / "davis.tar", [(entry, {"0.png": image, "0.mask.png": mask})])
+    return Shards(folder, ["davis"])
+
+
 def red_box(crop: Image) -> tuple[float, float, float, float]:
     """Corners of what is red in the crop, in shares of its side; zeros where nothing is."""
     value = crop.astype(int)

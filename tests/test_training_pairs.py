@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from shards import red_box, write_patches, write_shards
+from shards import red_box, write_patches, write_shards, write_strung
 
 from model.config import VARIANTS
 from model.geometry import Box, CropWindow
@@ -67,6 +67,14 @@ def test_a_picture_that_is_not_in_its_shard_is_named(tmp_path: Path, entry: str)
             tar.addfile(member, io.BytesIO(data))
     with pytest.raises(ShardError, match=r"bsds\.tar lacks 1 pictures of its index, a\.jpg"):
         Shards(tmp_path, ["bsds"])
+
+
+def test_a_box_is_that_of_the_object_without_the_strings_it_hangs_on(tmp_path: Path) -> None:
+    strung, other = write_strung(tmp_path / "strung", "kite-surf"), write_strung(tmp_path / "other", "swan")
+    assert strung.records[0].boxes == (Box(30, 40, 24, 16),)
+    assert np.count_nonzero(strung.mask(strung.records[0])) == 24 * 16
+    assert other.records[0].boxes == (Box(30, 0, 130, 56),)
+    assert np.count_nonzero(other.mask(other.records[0])) > 24 * 16
 
 
 @pytest.mark.parametrize("source", ["video", "boxed"])

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from model.geometry import Box
 from training.drawn import Drawn, read_drawn
-from training.kinds import kind_of
+from training.kinds import has_strings, kind_of
 
 Image = npt.NDArray[np.uint8]
 
@@ -25,6 +25,7 @@ PATCHES = "tiny_imagenet"  # the shard of small pictures with an object in each
 # The rule of the split. Videos are held out whole: two frames of one video are nearly the same picture.
 VALIDATION_SEQUENCES = frozenset({"davis/libby", "davis/car-shadow", "uavdt/S0601"})
 VALIDATION_ONE_IN = 50  # of the single pictures, chosen by a hash of their name
+_STRING = 5  # pixels; what is thinner is a string
 
 
 class ShardError(ValueError):
@@ -84,9 +85,10 @@ class Shards:
         return self._decode(record.shard, record.image, cv2.IMREAD_COLOR_RGB)
 
     def mask(self, record: Record) -> Image:
-        """The object's mask, uint8 [H, W], 255 on the object."""
+        """The object's mask, uint8 [H, W], 255 on the object, without strings that it hangs on."""
         mask = self._decode(record.shard, record.mask, cv2.IMREAD_GRAYSCALE)
-        return np.where(mask > 0, np.uint8(255), np.uint8(0))
+        mask = np.where(mask > 0, np.uint8(255), np.uint8(0))
+        return _without_strings(mask) if has_strings(record.sequence) else mask
 
     def _read(self, path: Path, shard: str) -> None:
         try:
@@ -101,7 +103,13 @@ class Shards:
         if missing:
             raise ShardError(f"{path} lacks {len(missing)} pictures of its index, {min(missing)} for one")
         self._files.update({(shard, name): data for name, data in files.items()})
-        self.records.extend(records)
+        self.records.extend(
+            self._of_body(record) if has_strings(record.sequence) and record.mask else record for record in records
+        )
+
+    def _of_body(self, record: Record) -> Record:
+        """The picture with the box of its mask without strings."""
+        return replace(record, boxes=(Box(*cv2.boundingRect(self.mask(record))),))
 
     def _decode(self, shard: str, name: str, flags: int) -> Image:
         decoded = cv2.imdecode(np.frombuffer(self._files[shard, name], np.uint8), flags)
@@ -126,6 +134,15 @@ def _record(shard: str, line: bytes) -> Record:
         )  # fmt: skip
     except (ValueError, KeyError, TypeError) as error:
         raise ShardError(f"{shard}/index.jsonl: {error!r} in {line[:80]!r}") from error
+
+
+def _without_strings(mask: Image) -> Image:
+    """The largest part of a mask that is no string."""
+    count, parts, figures, _ = cv2.connectedComponentsWithStats(
+        cv2.morphologyEx(mask, cv2.MORPH_OPEN, np.ones((_STRING, _STRING)))
+    )
+    largest = 1 + int(np.argmax(figures[1:, cv2.CC_STAT_AREA])) if count > 1 else 0
+    return np.where(parts == largest, np.uint8(255), np.uint8(0)) if largest else mask
 
 
 def _with_drawn(record: Record, drawn: Mapping[tuple[str, str], Drawn]) -> Record:
