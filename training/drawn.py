@@ -30,12 +30,7 @@ def read_drawn(path: Path = FILE) -> dict[tuple[str, str], Drawn]:
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{path.name}, line {number}: {error!r} in {line[:80]!r}") from error
         for box in boxes:
-            if (
-                min(box.x, box.y) < 0
-                or box.x + box.width > width
-                or box.y + box.height > height
-                or min(box.width, box.height) <= 0
-            ):
+            if not (0 <= box.x < box.x + box.width <= width and 0 <= box.y < box.y + box.height <= height):
                 raise ValueError(f"{path.name}, line {number}: {tuple(box)} does not lie in {width}x{height}")
         drawn[shard, image] = Drawn(width, height, entry["kind"], boxes)
     return drawn

@@ -58,8 +58,8 @@ class Sources:
             elif record.boxes:
                 stills.extend((record, box) for box in record.boxes if side_of(box) >= SMALLEST_STILL)
         self._small = [(record, record.boxes[0]) for record in patches if _shows_whole(record)]
-        self._boxed = _Stills([(record, box) for record, box in stills if not record.is_drawn])
-        self._drawn = _Stills([(record, box) for record, box in stills if record.is_drawn])
+        self._boxed = _Stills(shards, [(record, box) for record, box in stills if not record.is_drawn])
+        self._drawn = _Stills(shards, [(record, box) for record, box in stills if record.is_drawn])
         self._video_shares = _shares([len(frames) ** 0.5 for frames in self._videos.values()])
         self._masked = [name for name, frames in self._videos.items() if frames[0].mask]
         self._things = Things(shards, records)
@@ -82,14 +82,12 @@ class Sources:
     def boxed(self, rng: np.random.Generator, gap: int) -> Triple:
         """One picture with a box, seen three times from slightly different places. It has no frames, so `gap` is unused."""
         del gap
-        record, box = self._boxed.one(rng)
-        return self._still(self._shards.image(record), box, record, rng)
+        return self._still(*self._boxed.one(rng), rng)
 
     def drawn(self, rng: np.random.Generator, gap: int) -> Triple:
         """The same with a box that was drawn here: people, and things of many kinds. `gap` is unused."""
         del gap
-        record, box = self._drawn.one(rng)
-        return self._still(self._shards.image(record), box, record, rng)
+        return self._still(*self._drawn.one(rng), rng)
 
     def small(self, rng: np.random.Generator, gap: int) -> Triple:
         """A small picture with a whole object in it, lying on a larger one: blurred, and of many classes. `gap` is unused."""
@@ -165,13 +163,15 @@ class Sources:
 class _Stills:
     """Boxes in pictures, to be drawn from; those that fill their picture less often, as they leave nothing to search in."""
 
-    def __init__(self, stills: list[tuple[Record, Box]]) -> None:
+    def __init__(self, shards: Shards, stills: list[tuple[Record, Box]]) -> None:
+        self._shards = shards
         self._stills = stills
         self._shares = _shares([min(1.0, _room(record) / side_of(box)) for record, box in stills])
 
-    def one(self, rng: np.random.Generator) -> tuple[Record, Box]:
-        """A picture and a box in it."""
-        return self._stills[rng.choice(len(self._stills), p=self._shares)]
+    def one(self, rng: np.random.Generator) -> tuple[Image, Box, Record]:
+        """A picture, a box in it, and where it is from."""
+        record, box = self._stills[rng.choice(len(self._stills), p=self._shares)]
+        return self._shards.image(record), box, record
 
 
 def _three(frames: list[Record], rng: np.random.Generator, gap: int) -> list[Record]:
