@@ -19,7 +19,7 @@ from training.shards import Record, Shards
 
 GOOD_OVERLAP = 0.5
 BAD_OVERLAP = 0.2
-GOOD_CALLED_LOST = 0.02  # at most this share of good frames
+GOOD_CALLED_LOST = 0.01  # at most this share of good frames: half of what is wanted, as few videos are held out
 THRESHOLDS = tuple(round(0.01 * number, 2) for number in range(1, 61))  # a score above them says that the target is there
 
 
