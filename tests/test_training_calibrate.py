@@ -45,7 +45,7 @@ def test_low_is_as_high_as_the_good_frames_that_may_be_called_lost_allow() -> No
     bad = sights([0.1] * 20, None)
     steady, dip = sights([0.9] * 90, 0.8), sights([0.33] * 10, 0.8)  # a dip of six frames too many to be called LOST
     assert fitted(UpdateRule(lost_after=5), [steady + dip, bad]).lost_threshold == 0.33
-    assert fitted(UpdateRule(lost_after=9), [steady + dip, bad]).lost_threshold == 0.6
+    assert fitted(UpdateRule(lost_after=10), [steady + dip, bad]).lost_threshold == 0.6
     flicker = sights([0.33, 0.9] * 5, 0.8)
     assert fitted(UpdateRule(lost_after=5), [steady + flicker, bad]).lost_threshold == 0.6
 
