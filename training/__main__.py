@@ -74,7 +74,7 @@ def _parser() -> argparse.ArgumentParser:
     quantise = commands.add_parser("quantise", help="give weights the ranges that 8-bit integers need, from training videos")
     quantise.add_argument("weights", type=_weights_file, help="the .safetensors file to rewrite")
     limit_help = "pixels of the search crop by which rounding may move a box (root of the mean square)"
-    quantise.add_argument("--limit", type=_pixels, default=0.25, help=limit_help)
+    quantise.add_argument("--limit", type=_pixels, default=0.2, help=limit_help)
     quantise.set_defaults(run=_quantise)
     settings = commands.add_parser("tune", help="what the tracker's settings are worth on the training data's videos")
     settings.add_argument("weights", type=Path)
