@@ -1,9 +1,11 @@
 """The service as a client sees it: a connection, and on it streams, over grpc.aio. A session that outlives them: client_session.py."""
 
 import asyncio
-from collections.abc import Awaitable
+import contextlib
+from collections import deque
+from collections.abc import Awaitable, Coroutine
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import Self, TypeVar, cast
 
 import grpc
 from grpc import aio
@@ -15,6 +17,9 @@ from service.decode import Payload, RawImage
 
 CALL_TIMEOUT_SECONDS = 10.0
 SESSION_METADATA = "x-session-id"
+# grpc.aio says this of a call where a write failed, whether or not the server has ended it with a status.
+_WRITE_FAILED = "Internal error from Core"
+_STATUS_TIMEOUT_SECONDS = 1.0
 _CHANNEL_OPTIONS = (
     # Each client has a connection of its own, as the cameras of different places have.
     ("grpc.use_local_subchannel_pool", 1),
@@ -91,7 +96,13 @@ class TrackingStream:
     def __init__(self, server: str, call: _StreamCall) -> None:
         self._server = server
         self._call = call
+        self._events = aiter(call)
+        self._is_read = asyncio.Lock()
+        # Events from before the end that a failed `send` has read, since the status comes up behind them.
+        self._left: deque[pb.TrackStreamResponse] = deque()
+        self._end: ClientError | None = None
         self.session = pb.Session()
+        call.add_done_callback(self._note_end)
 
     async def open(self, config: pb.StreamConfig) -> None:
         """Says which session is meant; `session` is what the server granted. Raises ClientError."""
@@ -117,10 +128,14 @@ class TrackingStream:
 
     async def receive(self) -> pb.TrackStreamResponse:
         """The next event. Raises ClientError when the stream ends first."""
-        event = await self._checked(self._call.read())
-        if not isinstance(event, pb.TrackStreamResponse):
+        event = self._left.popleft() if self._left else await self._checked(self._next())
+        if event is None:
             raise await self._status()
         return event
+
+    async def _next(self) -> pb.TrackStreamResponse | None:
+        async with self._is_read:
+            return await anext(self._events, None)
 
     async def _checked(self, step: Awaitable[T]) -> T:
         """What a step of the call gives. Raises ClientError where the call is over."""
@@ -136,7 +151,31 @@ class TrackingStream:
         raise await self._status()
 
     async def _status(self) -> ClientError:
-        return ClientError(self._server, await self._call.code(), await self._call.details())
+        """Why the call is over: the server's status, not that a write failed because of it."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_STATUS_TIMEOUT_SECONDS):
+                while self._end is None:
+                    with contextlib.suppress(aio.AioRpcError):
+                        while event := await self._next():
+                            self._left.append(event)
+                    await asyncio.sleep(0.001)
+                    self._note_end()
+        return self._end or ClientError(self._server, grpc.StatusCode.INTERNAL, _WRITE_FAILED)
+
+    def _note_end(self, _call: object = None) -> None:
+        """Keeps the first status that is not a failed write's: either may come first, and the call itself has the last."""
+        details = _now(self._call.details()) if self._call.done() else _WRITE_FAILED
+        if self._end is None and details != _WRITE_FAILED:
+            self._end = ClientError(self._server, _now(self._call.code()), details)
+
+
+def _now(step: Coroutine[object, None, T]) -> T:
+    """What a coroutine gives that has nothing to wait for."""
+    try:
+        step.send(None)
+    except StopIteration as end:
+        return cast(T, end.value)
+    raise RuntimeError("it waits")
 
 
 def to_frame(frame_number: int, payload: Payload) -> pb.Frame:

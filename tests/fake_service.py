@@ -26,6 +26,7 @@ class FakeService:
         self.max_frame_bytes = max_frame_bytes
         self.fails_at = fails_at
         self.fails_left = fails_times
+        self.failure = grpc.StatusCode.UNAVAILABLE
         self.token_every = token_every
         self.refuses_tokens = False
         # So many frames with `ensure` are refused as OVERLOADED, to be tried again after `retry`.
@@ -64,7 +65,7 @@ class FakeService:
             self.frames.append(request.frame)
             if request.frame.frame_number == self.fails_at and self.fails_left:
                 self.fails_left -= 1
-                context.abort(grpc.StatusCode.UNAVAILABLE, "draining")
+                context.abort(self.failure, "draining")
             result = self._result(request.frame, boxes)
             if not boxes:
                 result = _rejected(request.frame.frame_number, "NO_TARGET")

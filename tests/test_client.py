@@ -38,6 +38,22 @@ async def test_a_stream_that_the_server_ends_names_server_and_status_on_both_sid
                     await exchanged(stream, 1)
 
 
+@pytest.mark.parametrize("code", [grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.CANCELLED])
+async def test_who_only_sends_gets_the_servers_status_and_may_still_read_what_came_before(code: grpc.StatusCode) -> None:
+    service = FakeService(fails_at=2)
+    service.failure = code
+    with listening(service) as server:
+        async with TrackingClient(server) as client:
+            for _ in range(20):
+                stream = await client.open_stream(CONFIG)
+                with pytest.raises(ClientError, match=f"{server}: {code.name}: draining"):
+                    for number in range(100_000):
+                        await stream.send(pb.TrackStreamRequest(frame=to_frame(number, b"picture")))
+                assert [(await stream.receive()).result.frame_number for _ in range(2)] == [0, 1]
+                with pytest.raises(ClientError, match=f"{server}: {code.name}: draining"):
+                    await stream.receive()
+
+
 async def test_a_server_that_is_killed_is_an_error_and_no_cancellation_of_ours() -> None:
     async with AsyncExitStack() as clients:
         with listening(FakeService()) as server:
