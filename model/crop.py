@@ -32,9 +32,10 @@ def cut(image: Image, window: CropWindow, size: int) -> Image:
     if inside.size == 0:  # all that the window shared with the frame was the column or row it loses
         return np.zeros((size, size, 3), np.uint8)
     if left_pad or top_pad or right_pad or bottom_pad:
-        inside = cv2.copyMakeBorder(inside, top_pad, bottom_pad, left_pad, right_pad, cv2.BORDER_CONSTANT).astype(
-            np.uint8, copy=False
-        )
+        # Fresh zeros are not written before somebody reads them, and resizing reads few rows of a large window.
+        padded = np.zeros((window.side, window.side, 3), np.uint8)
+        padded[top_pad : top_pad + inside.shape[0], left_pad : left_pad + inside.shape[1]] = inside
+        inside = padded
     return cv2.resize(inside, (size, size)).astype(np.uint8, copy=False)
 
 

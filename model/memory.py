@@ -22,11 +22,6 @@ class TemplateMemory(NamedTuple):
     template_tokens: Tensor
     online_count: int
 
-    @property
-    def batch_size(self) -> int:
-        """Targets in the batch."""
-        return self.template_tokens.shape[0]
-
 
 class MemoryPool:
     """A fixed number of slots on the device, each of room for one target's memory with up to five online templates."""

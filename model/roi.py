@@ -18,7 +18,8 @@ def precise_roi_pool(features: Tensor, boxes: Tensor, size: int) -> Tensor:
     bins = torch.stack([(x2 - x1) / size, (y2 - y1) / size])  # [2, B], sides of a bin
     shares = torch.where((bins > 0).all(dim=0), 1 / bins.clamp(min=torch.finfo(torch.float32).tiny), 0.0)
     mean_x, mean_y = (over_x * shares[0, :, None, None]).float(), (over_y * shares[1, :, None, None]).float()
-    return torch.einsum("bih,bchw,bjw->bcij", mean_y, features.float(), mean_x).to(features.dtype)
+    with torch.autocast(features.device.type, enabled=False):  # under which it would multiply in half precision
+        return torch.einsum("bih,bchw,bjw->bcij", mean_y, features.float(), mean_x).to(features.dtype)
 
 
 def _bin_integrals(start: Tensor, end: Tensor, bins: int, cells: int) -> Tensor:

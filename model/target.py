@@ -138,19 +138,42 @@ class Target:
         """The part of a frame that becomes a template, or a candidate for one, of a target at `box`."""
         return crop_window(box, self._config.template_factor)
 
-    def advance(self, image: Image, prediction: CropBox, score: float | None) -> TargetReport:
+    def view(self, image: Image, box: Box) -> Image:
+        """The crop of `view_window(box)`, uint8 [T, T, 3]."""
+        return cut(image, self.view_window(box), self._config.template_size)
+
+    def wants_view(self, score: float | None) -> bool:
+        """Whether `advance` with this score makes the frame's view a template, or a candidate for one."""
+        rule, state = self._rule, self.state
+        if score is None:  # the original's offline variant takes the current box, whatever it shows
+            return (state.frames + 1) % rule.update_interval == 0
+        return score > rule.candidate_threshold and score > state.best_score * rule.score_decay
+
+    def advance(self, image: Image, prediction: CropBox, score: float | None, view: Image | None = None) -> TargetReport:
         """Take a prediction made on `search(image)`, renew templates where the rule says so, and report.
 
+        `view` is what `view` gives at the predicted box, where it was cut elsewhere; without it, it is cut here if wanted.
         Raises NonFinitePredictionError, with nothing changed, where the prediction is not a number.
         """
         box = self.located(image, prediction)
         if score is not None and not math.isfinite(score):
             raise NonFinitePredictionError(f"score {score} is not finite")
+        if not self.wants_view(score):
+            view = None
+        elif view is None:
+            view = self.view(image, box)
         self.state.frames += 1
         status = self._status(score)
-        renewed = self._renew(image, box, score, status)
+        renewed = self._renew(view, score, status)
         since = 0 if status in (TargetStatus.TRACKED, TargetStatus.UNSPECIFIED) else self.report.frames_since_tracked + 1
         self.state.report = TargetReport(box, score, status, since, renewed)
+        return self.state.report
+
+    def miss(self) -> TargetReport:
+        """Take note of a frame that gave no answer, and report where the target was: no longer TRACKED, else of the same status."""
+        last = self.report
+        status = TargetStatus.UNCERTAIN if last.status is TargetStatus.TRACKED else last.status
+        self.state.report = TargetReport(last.box, None, status, last.frames_since_tracked + 1, template_updated=False)
         return self.state.report
 
     def _status(self, score: float | None) -> TargetStatus:
@@ -159,15 +182,14 @@ class Target:
         self.state.low_frames = self.state.low_frames + 1 if score < self._rule.lost_threshold else 0
         return next_status(self._rule, self.report.status, self.state.low_frames, score)
 
-    def _renew(self, image: Image, box: Box, score: float | None, status: TargetStatus) -> bool:
-        """Keep the best recent view as candidate and, every interval, make it an online template. Whether the templates changed."""
+    def _renew(self, view: Image | None, score: float | None, status: TargetStatus) -> bool:
+        """Keep the best recent view (None: this frame's is not) as candidate and, every interval, make it an online template. Whether the templates changed."""
         rule, state = self._rule, self.state
         state.best_score *= rule.score_decay
-        if score is None:  # the original's offline variant takes the current box, whatever it shows
-            due = state.frames % rule.update_interval == 0
-            return due and self._replace([self._view(image, box)])
-        if score > rule.candidate_threshold and score > state.best_score:
-            state.candidate = self._view(image, box)
+        if score is None:
+            return view is not None and self._replace([view])
+        if view is not None:
+            state.candidate = view
             state.best_score = score
         if state.frames % rule.update_interval != 0:
             return False
@@ -185,9 +207,6 @@ class Target:
         state.best_score = -1.0
         state.candidate = state.template
         return self._replace(online)
-
-    def _view(self, image: Image, box: Box) -> Image:
-        return cut(image, self.view_window(box), self._config.template_size)
 
     def _replace(self, online: list[Image]) -> bool:
         before = self.memory_key

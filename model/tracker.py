@@ -46,6 +46,12 @@ class Tracker:
             self._memory = None
         return report
 
+    def miss(self) -> TargetReport:
+        """Take note that a frame gave no answer. Raises RuntimeError before `start`."""
+        if self._target is None:
+            raise RuntimeError("miss before start")
+        return self._target.miss()
+
     @torch.inference_mode()
     def _run(self, step: Callable[[torch.Tensor], T], crops: Image) -> T:
         return step(torch.from_numpy(crops).to(self._model.device))

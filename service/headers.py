@@ -1,7 +1,7 @@
 """What a picture's header says, before anything of the picture's size is allocated."""
 
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import simplejpeg
@@ -14,17 +14,21 @@ PNG = b"\x89PNG\r\n\x1a\n"
 MAX_JPEG_SCANS = 100
 # Cameras write about ten before the first scan.
 MAX_JPEG_SEGMENTS = 100
+# Of a JPEG's header: a thumbnail and a colour profile fit. libjpeg reads so much in well under a millisecond.
+_SHORT_HEADER_BYTES = 128 * 1024
 # Encoders write chunks of 8 KiB or more.
 MAX_PNG_CHUNKS = 10_000
 START_OF_SCAN = b"\xff\xda"
 # simplejpeg looks unknown sampling factors up in a dict, and lets the KeyError out.
 JPEG_ERRORS = (ValueError, KeyError)
 _WEBP_ANIMATED = 0x02
-# Of https://www.w3.org/Graphics/JPEG/itu-t81.pdf, table B.1: frames that are decoded row by row, the start of a scan, and
-# what no plain header holds: markers without a length, and restart intervals (at whose markers decoders mend the picture).
+# Of https://www.w3.org/Graphics/JPEG/itu-t81.pdf, table B.1: frames that are decoded row by row, the start of a scan, restart
+# intervals (at whose markers decoders mend the picture), and what has no length: 0x00 and 0xFF, which are no markers, and some
+# that are.
 _SEQUENTIAL = (0xC0, 0xC1)
 _SCAN = 0xDA
-_NOT_PLAIN = (0x01, *range(0xD0, 0xDA), 0xDD)
+_RESTART_INTERVAL = 0xDD
+_WITHOUT_LENGTH = (0x00, 0x01, *range(0xD0, 0xDA), 0xFF)
 
 
 class Size(NamedTuple):
@@ -44,6 +48,16 @@ def encoded_size(data: bytes) -> Size:
     raise BadFrame(f"{len(data)} bytes are no JPEG, PNG or WebP")
 
 
+def has_short_header(data: bytes) -> bool:
+    """Whether `encoded_size` takes no time to speak of: not for a JPEG whose header is long, or not plain enough to say.
+
+    libjpeg goes through all of the header: 8 MiB of empty segments take it 0.3 s and more.
+    """
+    if not data.startswith(JPEG):
+        return True
+    return any(data[at + 1] == _SCAN for at in _segments(data) if at <= _SHORT_HEADER_BYTES)
+
+
 class SingleScan(NamedTuple):
     """Where a JPEG that is decoded in one go, from top to bottom, keeps its height (two bytes) and its one scan begins."""
 
@@ -56,9 +70,9 @@ def single_scan(data: bytes) -> SingleScan | None:
 
     Goes through the segments as libjpeg does: what it calls a single scan cannot have another one for the decoder.
     """
-    at, frame_at = 2, -1
-    for _ in range(MAX_JPEG_SEGMENTS):
-        if data[at : at + 1] != b"\xff" or len(data) < at + 5 or data[at + 1] in _NOT_PLAIN:
+    frame_at = -1
+    for at in _segments(data):
+        if data[at + 1] == _RESTART_INTERVAL:
             return None
         if data[at + 1] == _SCAN:
             # A single scan holds as many components as the frame has.
@@ -66,7 +80,6 @@ def single_scan(data: bytes) -> SingleScan | None:
             return SingleScan(frame_at + 5, at) if is_single else None
         if data[at + 1] in _SEQUENTIAL:
             frame_at = at
-        at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
     return None
 
 
@@ -96,6 +109,16 @@ def check_chunks(data: bytes) -> None:
             return
         at = end
     raise BadFrame(f"PNG of more than {MAX_PNG_CHUNKS} chunks")
+
+
+def _segments(data: bytes) -> Iterator[int]:
+    """Where a JPEG's segments stand, up to the first that is not plain, and at most MAX_JPEG_SEGMENTS of them."""
+    at = 2
+    for _ in range(MAX_JPEG_SEGMENTS):
+        if data[at : at + 1] != b"\xff" or len(data) < at + 5 or data[at + 1] in _WITHOUT_LENGTH:
+            return
+        yield at
+        at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
 
 
 def _jpeg_size(data: bytes) -> Size:

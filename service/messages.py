@@ -12,6 +12,9 @@ import msgspec
 
 PROTOCOL_VERSION = 2
 MAX_MESSAGE_BYTES = 64 * 1024 * 1024
+# Items of one front that wait at a worker, 200 MB of search crops of 256 pixels: a front sends no more, so that a worker never
+# stops reading.
+MAX_WAITING_ITEMS = 1024
 
 
 class Message(msgspec.Struct, frozen=True, array_like=True, tag=True):

@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import threading
 
 import numpy as np
 import pytest
@@ -10,9 +11,10 @@ from pictures import encoded, scene
 
 from model.geometry import CropWindow
 from service.config import Limits
-from service.decode import decode
+from service.decode import Payload, decode, picture_size
 from service.errors import BadFrame, Overloaded
 from service.front.tracking.budget import ByteBudget, DecodePool
+from service.headers import MAX_JPEG_SEGMENTS, Size
 
 FRAME = encoded(scene())
 FRAME_BYTES = scene().size
@@ -89,6 +91,29 @@ async def test_a_frame_that_cannot_be_decoded_gives_back_at_once(pool: DecodePoo
         with pytest.raises(BadFrame):
             await pool.decode(FRAME[:-2])
     assert (await pool.decode(FRAME)).seconds > 0
+
+
+LONG_HEADERS = {
+    "many segments before the frame": FRAME.replace(b"\xff\xc0", b"\xff\xe2\x00\x02" * MAX_JPEG_SEGMENTS + b"\xff\xc0", 1),
+    "many segments before the scan": FRAME.replace(b"\xff\xda", b"\xff\xe2\x00\x02" * MAX_JPEG_SEGMENTS + b"\xff\xda", 1),
+    "large segments": FRAME[:2] + (b"\xff\xe2\xff\xff" + bytes(0xFFFD)) * 3 + FRAME[2:],
+    "filled up": FRAME[:2] + b"\xff" * 1000 + FRAME[2:],
+}
+
+
+@pytest.mark.parametrize("data", [FRAME, *LONG_HEADERS.values()], ids=["short", *LONG_HEADERS])
+async def test_only_a_short_header_is_read_on_the_event_loop(
+    data: bytes, pool: DecodePool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read_in = []
+
+    def reading(payload: Payload, limits: Limits) -> Size:
+        read_in.append(threading.current_thread())
+        return picture_size(payload, limits)
+
+    monkeypatch.setattr("service.front.tracking.budget.picture_size", reading)
+    assert (await pool.decode(data)).image.shape == scene().shape
+    assert [thread is threading.main_thread() for thread in read_in] == [data == FRAME]
 
 
 async def test_a_picture_that_nobody_waits_for_any_more_gives_back(pool: DecodePool) -> None:

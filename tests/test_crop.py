@@ -2,6 +2,7 @@
 
 import json
 
+import cv2
 import numpy as np
 import pytest
 
@@ -46,6 +47,26 @@ def test_clipping_equals_the_recorded_one() -> None:
 def test_window_that_shares_only_the_lost_column_is_black() -> None:
     image = np.full((50, 60, 3), 200, np.uint8)
     assert cut(image, CropWindow(59, 10, 20), 16).max() == 0
+
+
+@pytest.mark.parametrize(
+    "window",
+    [
+        CropWindow(-20, 10, 40), CropWindow(40, 30, 40), CropWindow(-9, -9, 80), CropWindow(58, 48, 30), CropWindow(-30, 5, 45),
+        CropWindow(-1000, -700, 2001), CropWindow(-2000, -2000, LARGEST_PADDED_SIDE),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("size", [64, 112, 288])
+def test_window_beyond_the_frame_equals_a_padded_copy_to_the_byte(window: CropWindow, size: int) -> None:
+    image = np.random.default_rng(0).integers(0, 255, (50, 60, 3), dtype=np.uint8)
+    # The original's way, with its quirk: the last column and row are lost to a border at the right and at the bottom.
+    right, bottom = max(0, window.left + window.side - 59), max(0, window.top + window.side - 49)
+    left, top = max(0, -window.left), max(0, -window.top)
+    seen = image[
+        max(0, window.top) : window.top + window.side - bottom, max(0, window.left) : window.left + window.side - right
+    ]
+    padded = cv2.copyMakeBorder(seen, top, bottom, left, right, cv2.BORDER_CONSTANT)
+    assert np.array_equal(cut(image, window, size), cv2.resize(padded, (size, size)))
 
 
 def test_huge_window_is_sampled_like_a_padded_one() -> None:

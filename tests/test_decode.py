@@ -208,6 +208,16 @@ def test_a_jpeg_of_endless_scans_is_refused_before_decoding() -> None:
         decode(PROGRESSIVE + b"\xff\xda" * (MAX_JPEG_SCANS + 1), LIMITS)
 
 
+def test_a_header_with_fill_bytes_does_not_hide_scans() -> None:
+    # For libjpeg one segment of 0xF000 bytes; who takes the fill byte for a marker finds 0xE2F0 bytes, and a plain frame and scan.
+    plain, hidden = encoded(scene()), bytearray(b"\xff\xd8\xff\xff\xe2\xf0\x00" + bytes(0xF000 - 2))
+    frame, scan = plain.index(b"\xff\xc0"), plain.index(b"\xff\xda")
+    shown, at = plain[frame : frame + 19] + plain[scan : scan + 14], 4 + 0xE2F0
+    hidden[at : at + len(shown)] = shown
+    with pytest.raises(BadFrame, match="scans"):
+        decode(bytes(hidden) + PROGRESSIVE[2:] + b"\xff\xda" * (MAX_JPEG_SCANS + 1), LIMITS)
+
+
 def test_a_jpeg_of_one_scan_cannot_have_another() -> None:
     data = encoded(scene())
     with pytest.raises(BadFrame):

@@ -126,6 +126,69 @@ async def test_an_item_that_is_cancelled_before_it_is_sent_is_never_sent(engine:
     assert all([isinstance(await fate(task), Answer) for task in (large, kept)])
 
 
+async def fill(engine: Engine, worker: ScriptedWorker, crops: int) -> tuple[list[asyncio.Task[Answer]], list[TrackItem]]:
+    """So many crops of one client, and the two of them that wait at the worker, where there are places for no more."""
+    tasks = [submit(engine, FakeTarget(number), bytes([number])) for number in range(crops)]
+    return tasks, [await worker.hear(TrackItem) for _ in range(2)]
+
+
+async def test_clients_take_turns_for_the_places_at_a_worker(
+    engine: Engine, worker: ScriptedWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.front.workers.outbox.MAX_WAITING_ITEMS", 2)
+    greedy, sent = await fill(engine, worker, 5)
+    modest = submit(engine, FakeTarget(9), b"\x09", client="bob")
+    for _ in range(3):
+        worker.say(BatchStarted(tuple(item.item_id for item in sent[-2:])))
+        sent += [await worker.hear(TrackItem) for _ in range(min(2, 6 - len(sent)))]
+    assert [item.search[0] for item in sent] == [0, 1, 2, 9, 3, 4]
+    for item in sent:
+        worker.answer(item)
+    assert all([isinstance(await fate(task), Answer) for task in (*greedy, modest)])
+
+
+async def test_what_a_cancelled_item_leaves_is_anothers_place(
+    engine: Engine, worker: ScriptedWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.front.workers.outbox.MAX_WAITING_ITEMS", 2)
+    tasks, sent = await fill(engine, worker, 5)
+    tasks[2].cancel()
+    tasks[1].cancel()
+    assert await worker.hear(Cancel) == Cancel(sent[1].item_id + 1)
+    assert await worker.hear(Cancel) == Cancel(sent[1].item_id)
+    sent.append(await worker.hear(TrackItem))
+    worker.say(Failed(sent[0].item_id, "out of memory"))
+    sent.append(await worker.hear(TrackItem))
+    assert [item.search[0] for item in sent] == [0, 1, 3, 4]
+
+
+async def test_messages_go_past_items_that_wait_for_a_place(
+    engine: Engine, worker: ScriptedWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.front.workers.outbox.MAX_WAITING_ITEMS", 2)
+    monkeypatch.setattr("service.front.workers.heartbeat._PING_SECONDS", 0.0)
+    ping = await worker.hear(Ping)
+    _, sent = await fill(engine, worker, 3)
+    engine.release(sent[0].memory_key)
+    assert await worker.hear(Release) == Release(sent[0].memory_key)
+    worker.say(Pong(ping.ping_id, 2))
+    assert await worker.hear(Ping) == Ping(ping.ping_id + 1)
+    worker.say(BatchStarted((sent[0].item_id,)))
+    assert (await worker.hear(TrackItem)).search == b"\x02"
+
+
+async def test_an_item_whose_memory_is_missing_gives_its_place_up(
+    engine: Engine, worker: ScriptedWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.front.workers.outbox.MAX_WAITING_ITEMS", 2)
+    _, sent = await fill(engine, worker, 3)
+    worker.say(MemoryMissing(sent[0].item_id))
+    assert (await worker.hear(TrackItem)).search == b"\x02"
+    worker.say(BatchStarted((sent[1].item_id,)))
+    again = await worker.hear(TrackItem)
+    assert (again.item_id, len(again.templates)) == (sent[0].item_id, 2)
+
+
 async def test_a_worker_that_never_answers_is_unavailable(worker: ScriptedWorker, tmp_path: Path) -> None:
     engine = Engine(str(tmp_path / "worker.sock"), 0.05, Observed())
     await engine.connect()

@@ -10,6 +10,7 @@ from fake_front import Bench, bench, start, until
 from redis_server import RedisServer, redis_server
 from test_metrics import scrape
 
+from service.config import Limits
 from service.errors import SessionNotFound, SessionTakenOver
 from service.front.resume.backing import Backing
 from service.front.resume.finder import Asked
@@ -166,6 +167,27 @@ async def test_the_server_that_lost_a_session_ends_it_at_its_next_write(redis: R
         assert other.figures()["sessions_resumed_total{'source': 'store'}"] == 1
 
 
+async def test_a_session_that_began_without_the_store_does_not_throw_out_who_took_it_since(redis: RedisServer) -> None:
+    async with (
+        kept(redis, store_interval_frames=1, store_timeout_seconds=0.2) as mine,
+        kept(redis, store_interval_frames=1, store_timeout_seconds=5.0) as other,
+    ):
+        asked = Asked("me", "begun alone", b"", mine.bench.front.default_options, is_stream=True, may_begin=True)
+        with redis.hanging():
+            session = (await mine.bench.front.finder.open(asked)).session
+        living = (await other.bench.front.finder.open(asked)).session
+        await other.frames(living, 0, 9)
+        await other.until_stored(living, 9)
+        mine.bench.time.now += 60.0  # since it began
+        await mine.frames(session, 0, 0)
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            while session.is_open:
+                await asyncio.sleep(0.01)
+        await other.frames(living, 10, 19)
+        await other.until_stored(living, 19)
+        assert living.is_open
+
+
 async def test_two_calls_at_once_for_a_stored_session_claim_it_once(redis: RedisServer) -> None:
     async with kept(redis, store_interval_frames=1) as mine, kept(redis) as other:
         session = mine.bench.session("asked for")
@@ -205,6 +227,20 @@ async def test_a_session_of_another_client_is_not_found(redis: RedisServer) -> N
                 Asked("somebody", "mine", b"", other.bench.front.default_options, is_stream=True, may_begin=True)
             )
             assert not found.session.targets
+
+
+async def test_a_session_that_a_lone_frame_cannot_go_on_from_stays_with_its_server(redis: RedisServer) -> None:
+    async with (
+        kept(redis, store_interval_frames=1, store_timeout_seconds=5.0) as mine,
+        kept(redis, store_timeout_seconds=5.0, limits=Limits(max_targets_per_session=1)) as other,
+    ):
+        session = mine.bench.session("too many")
+        await mine.bench.track(session, 1, start("a"), start("b"))
+        await mine.until_stored(session, 1)
+        asked = Asked("me", "too many", b"", other.bench.front.default_options, is_stream=False, may_begin=False)
+        with pytest.raises(SessionNotFound):
+            await other.bench.front.finder.open(asked)
+        assert await mine.backing.store.epoch(key_of("me", "too many")) == 1
 
 
 async def test_a_session_that_ends_while_the_store_is_asked_begins_anew(

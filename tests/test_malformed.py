@@ -7,7 +7,7 @@ import grpc
 import pytest
 import pytest_asyncio
 from fake_calls import START, Service, event, reason, result, send, serving
-from fake_front import bench
+from fake_front import GOOD, PROCESSED, bench
 from google.protobuf.duration_pb2 import Duration
 from grpc import aio
 
@@ -51,6 +51,47 @@ async def test_bytes_that_are_no_message_are_refused(service: Service) -> None:
         await event(later)
         await later.write(NO_MESSAGE)
         assert await reason(later) == INVALID
+
+
+def field(number: int, content: bytes) -> bytes:
+    """A field of bytes, of text or with a message, below 2 MiB."""
+    size = len(content)
+    return bytes((number << 3 | 2, size & 127 | 128, size >> 7 & 127 | 128, size >> 14)) + content
+
+
+MANY = [
+    pytest.param(field(3, b"") * 300_000, id="commands"),
+    pytest.param(field(2, b"\x1a\x00\x22\x00" * 300_000), id="pictures of one frame"),
+    pytest.param(field(3, b"\x12\x00\x1a\x00" * 300_000), id="actions of one command"),
+    pytest.param(b"\x7a\x00" * 300_000, id="of no known field"),
+]
+
+
+@pytest.mark.parametrize("message", MANY)
+async def test_a_message_of_more_fields_than_there_is_to_say_is_refused_unread(service: Service, message: bytes) -> None:
+    async with aio.insecure_channel(service.address) as channel:
+        given: dict[str, Any] = {"request_serializer": bytes, "response_deserializer": bytes}
+        call = channel.unary_unary(METHODS + "Track", **given)(message)
+        assert await reason(call) == INVALID
+        assert f"{len(message)} bytes has over 4096 fields" in str(await call.details())
+        stream = channel.stream_stream(METHODS + "TrackStream", **given)()
+        await stream.write(message)
+        assert await reason(stream) == INVALID
+
+
+async def test_a_large_frame_with_all_the_commands_that_it_may_carry_is_read(service: Service) -> None:
+    call = await service.open()
+    ensure = pb.BoundingBox(x=100.5, y=80.5, width=40.5, height=40.5)
+    commands = [pb.TargetCommand(target_id="x" * 128, ensure=ensure)] * 256
+    await send(call, 0, *commands, encoded=GOOD + bytes(2**17))
+    assert (await result(call)).outcome == PROCESSED
+
+
+@pytest.mark.parametrize("message", [b"\xff" * 2**17, b"\x12" * 2**17, field(2, b"\x1a\xff\xff\x7f" + bytes(2**17))])
+async def test_a_large_message_that_is_none_is_refused(service: Service, message: bytes) -> None:
+    async with aio.insecure_channel(service.address) as channel:
+        given: dict[str, Any] = {"request_serializer": bytes, "response_deserializer": bytes}
+        assert await reason(channel.unary_unary(METHODS + "Track", **given)(message)) == INVALID
 
 
 async def test_an_age_that_no_answer_could_name_is_refused(service: Service) -> None:

@@ -84,6 +84,16 @@ async def test_a_target_that_fails_alone_keeps_its_box_and_is_named(failure: obj
     assert b.status == pb.TARGET_STATUS_TRACKED and b.score == pytest.approx(0.9)
 
 
+async def test_a_target_that_fails_alone_twice_counts_both_frames() -> None:
+    given = bench()
+    session = given.session()
+    await given.track(session, 1, start("a"), start("b", ELSEWHERE))
+    given.engine.answers = {0: DeviceError("out of memory"), 2: DeviceError("out of memory"), 4: answer_of(score=0.3)}
+    results = [await given.track(session, number) for number in (2, 3, 4, 5)]
+    assert [each.targets[0].frames_since_tracked for each in results] == [1, 2, 3, 0]
+    assert [each.targets[1].frames_since_tracked for each in results] == [0, 0, 0, 0]
+
+
 async def test_a_frame_of_which_nothing_can_be_tracked_is_refused_and_undone() -> None:
     given = bench()
     session = given.session()
@@ -133,6 +143,33 @@ async def test_a_frame_that_came_too_late_opens_no_way_for_others() -> None:
     for number in (3, 4, 5):
         assert (await given.track(session, number)).error.reason == "FRAME_OUT_OF_ORDER"
     assert session.last_frame_number == 5
+
+
+@pytest.mark.parametrize("refused", [2**64 - 1, 6])
+async def test_a_refused_frame_may_come_again_under_its_number_in_strict_order(refused: int) -> None:
+    given = bench()
+    session = given.session(options=pb.SessionOptions(strict_order=True))
+    await given.track(session, 5, start())
+    assert (await given.track(session, refused, payload=b"bad")).error.reason == "BAD_FRAME"
+    assert session.last_frame_number == 5
+    assert (await given.track(session, 6)).outcome == PROCESSED
+
+
+async def test_a_first_frame_that_was_refused_may_come_again_in_strict_order() -> None:
+    given = bench()
+    session = given.session(options=pb.SessionOptions(strict_order=True))
+    assert (await given.track(session, 0, start(), payload=b"bad")).error.reason == "BAD_FRAME"
+    assert (await given.track(session, 0, start())).outcome == PROCESSED
+
+
+async def test_a_dropped_frame_counts_in_strict_order() -> None:
+    given = bench()
+    options = pb.SessionOptions(strict_order=True)
+    options.max_frame_age.FromMilliseconds(500)
+    session = given.session(options=options)
+    await given.track(session, 5, start())
+    assert (await given.track(session, 6, capture_time=given.time() - 9)).outcome == DROPPED
+    assert (await given.track(session, 6)).error.reason == "FRAME_OUT_OF_ORDER"
 
 
 async def test_numbers_need_not_rise_without_strict_order() -> None:

@@ -58,6 +58,16 @@ async def test_an_empty_id_means_the_only_target_and_nothing_among_several() -> 
     assert (unclear.outcome, unclear.error.reason) == (REJECTED, "INVALID_REQUEST")
 
 
+async def test_an_empty_id_on_a_refused_frame_means_what_it_would_have_meant() -> None:
+    given = bench()
+    session = given.session()
+    await given.track(session, 1, start("a"))
+    unclear = await given.track(session, 2, start("b"), Command("", Action.REMOVE))
+    assert (unclear.error.reason, list(session.targets)) == ("INVALID_REQUEST", ["a"])
+    await given.track(session, 3, start("b"), Command("b", Action.REMOVE), Command("", Action.REMOVE), payload=b"bad")
+    assert list(session.targets) == []
+
+
 NAN = Box(math.nan, 0.0, 10.0, 10.0)
 
 
@@ -96,11 +106,24 @@ async def test_a_command_that_cannot_be_is_refused_and_the_next_frame_is_tracked
 async def test_too_many_targets_and_too_many_commands_are_refused_by_their_numbers() -> None:
     given = bench(Limits(max_targets_per_session=2))
     session = given.session()
-    over = await given.track(session, 1, start("a"), start("b"), start("c"))
+    await given.track(session, 0, start("a"))
+    over = await given.track(session, 1, start("b"), start("c"))
     assert (over.error.reason, over.error.message) == ("TOO_MANY_TARGETS", "3 targets are over max_targets_per_session 2")
     flood = await given.track(session, 2, *[start("a")] * 257)
     assert (flood.error.reason, flood.error.message) == ("INVALID_REQUEST", "more than 256 commands on one frame")
-    assert dict(session.targets) == {}
+    assert list(session.targets) == ["a"]
+
+
+async def test_a_frame_may_not_start_more_targets_than_a_session_may_have() -> None:
+    given = bench(Limits(max_targets_per_session=2))
+    session = given.session()
+    again = [start("a"), Command("a", Action.REMOVE)]
+    assert (await given.track(session, 1, *again, start("a"))).outcome == PROCESSED
+    over = await given.track(session, 2, *again, *again, start("b"))
+    assert (over.error.reason, over.error.message) == (
+        "TOO_MANY_TARGETS",
+        "3 starts on one frame are over max_targets_per_session 2",
+    )
 
 
 async def test_one_wrong_command_of_a_frame_undoes_the_others() -> None:

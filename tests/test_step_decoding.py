@@ -3,14 +3,15 @@
 import asyncio
 import gc
 import threading
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from fake_front import BOX, CONFIG, PROCESSED, REJECTED, answer_of, bench, boxes, start, until
 from pictures import encoded, scene
 
-from model.crop import Image
-from model.geometry import Box, CropBox
+from model.crop import Image, cut
+from model.geometry import Box, CropBox, CropWindow
 from model.target import Target
 from service.config import Limits
 from service.decode import decode
@@ -97,6 +98,65 @@ async def test_a_large_window_is_cut_in_a_thread_and_like_any_other(monkeypatch:
     result = await given.track(session, 2, payload=large)
     assert boxes(result)["a"] == pytest.approx((300, 300, 400, 400), abs=1.5)
     assert [each is threading.main_thread() for each in threads] == [False]
+
+
+async def test_a_template_is_cut_in_a_thread_and_so_is_a_large_view(monkeypatch: pytest.MonkeyPatch) -> None:
+    given = bench()
+    session = given.session()
+    threads, sides = [], []
+
+    def noted(image: Image, window: CropWindow, size: int) -> Image:
+        threads.append(threading.current_thread() is threading.main_thread())
+        sides.append(window.side)
+        return cut(image, window, size)
+
+    monkeypatch.setattr("model.target.cut", noted)
+    large = encoded(scene(1280, 1280))
+    await given.track(session, 1, start("a", Box(300, 300, 600, 600)), payload=large)
+    await given.track(session, 2, payload=large)
+    assert threads == [False, False, False]
+    assert sides[0] == 1200
+    assert sides[2] == pytest.approx(1200, abs=2)
+    state = session.targets["a"].state
+    box = state.report.box
+    expected = Target.start(CONFIG, session.options.rule, decode(large, Limits()), box).templates[0]
+    np.testing.assert_array_equal(state.candidate, expected)
+
+
+async def test_a_step_that_is_cancelled_while_a_view_is_cut_leaves_the_target_as_it_was(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    given = bench()
+    session = given.session()
+    large = encoded(scene(1280, 1280))
+    await given.track(session, 1, start("a", Box(300, 300, 600, 600)), payload=large)
+    before, view = replace(session.targets["a"].state), Target.view
+    begun, go_on = threading.Event(), threading.Event()
+
+    def slow(target: Target, image: Image, box: Box) -> Image:
+        begun.set()
+        go_on.wait(5)
+        return view(target, image, box)
+
+    monkeypatch.setattr(Target, "view", slow)
+    step = asyncio.create_task(given.track(session, 2, payload=large))
+    await until(begun.is_set)
+    step.cancel()
+    go_on.set()
+    with pytest.raises(asyncio.CancelledError):
+        await step
+    after = session.targets["a"].state
+    assert (after.report, after.frames, after.candidate is before.candidate) == (before.report, before.frames, True)
+
+
+async def test_ensure_of_a_target_that_is_there_takes_no_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    given = bench()
+    session = given.session()
+    await given.track(session, 1, start("a"))
+    frame = given.frame(2, Command("", Action.ENSURE, BOX), Command("a", Action.RELOCATE, BOX))
+    prepared = await given.front.tracker.prepare(session, frame)
+    monkeypatch.setattr(given.pool, "run", None)
+    assert (await given.front.tracker.track(session, frame, prepared)).error is None
 
 
 @pytest.mark.parametrize("commands", [(), (Command("nobody", Action.RELOCATE, BOX),), (start(box=Box(9e3, 9e3, 5.0, 5.0)),)])

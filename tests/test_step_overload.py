@@ -41,6 +41,19 @@ async def test_another_target_of_a_session_needs_room_too() -> None:
     assert list(session.targets) == ["a"]
 
 
+async def test_a_client_that_begins_and_removes_targets_without_end_keeps_no_other_out() -> None:
+    given = bench(room=2)
+    greedy, late = given.session("greedy", client="greedy"), given.session("late")
+    names = [str(number) for number in range(4)]
+    for number in range(1, 90, 2):  # 40 frames a second
+        await given.track(greedy, number, *(start(name) for name in names))
+        given.time.now += 0.025
+        await given.track(greedy, number + 1, *(Command(name, Action.REMOVE) for name in names))
+        given.time.now += 0.025
+    assert (await given.track(late, 1, start())).outcome == pb.FRAME_OUTCOME_PROCESSED
+    assert (await given.track(greedy, 91, *map(start, names))).error.reason == "OVERLOADED"
+
+
 async def test_a_refused_picture_is_not_decoded() -> None:
     given = bench(room=1)
     await given.track(given.session("tracked"), 1, start())

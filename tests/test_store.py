@@ -1,5 +1,6 @@
 """The store, over a real Redis: who has a session, and what is written again."""
 
+import asyncio
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
@@ -20,9 +21,11 @@ def snapshot(state: bytes, *seeds: int) -> Snapshot:
     return Snapshot(state, {name_of(crop.data): crop for crop in (tiny.crop(seed, 8) for seed in seeds)})
 
 
-def write(state: bytes, *seeds: int, epoch: int | None = None, stored: tuple[int, ...] = ()) -> Write:
+def write(
+    state: bytes, *seeds: int, epoch: int | None = None, stored: tuple[int, ...] = (), open_seconds: float = 0.0
+) -> Write:
     """A write by who has `epoch` and sent the pictures `stored` before."""
-    return Write(KEY, epoch, snapshot(state, *seeds), frozenset(snapshot(b"", *stored).crops), LIVE_SECONDS)
+    return Write(KEY, epoch, snapshot(state, *seeds), frozenset(snapshot(b"", *stored).crops), LIVE_SECONDS, open_seconds)
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +58,22 @@ async def test_who_lost_a_session_learns_it_at_the_next_write(store: SessionStor
     assert await store.write([write(b"two", 1, epoch=2, stored=(1,))]) == [2]
     seen = await store.look(KEY)
     assert seen is not None and seen.state == b"two"
+
+
+async def test_who_began_without_the_store_loses_to_a_server_that_claimed_since_and_not_to_an_earlier_or_its_own_claim(
+    store: SessionStore, redis: RedisServer
+) -> None:
+    other = SessionStore(redis.url, None, timeout_seconds=5.0)
+    await other.claim(KEY, 5.0, must_exist=False)
+    await other.write([write(b"theirs", 1, epoch=1)])
+    await asyncio.sleep(0.01)  # the store counts milliseconds
+    assert await store.write([write(b"begun before", 2, open_seconds=60.0)]) == [Refusal.LOST]
+    seen = await store.look(KEY)
+    assert seen is not None and (seen.state, len(seen.crops)) == (b"theirs", 1)
+    assert await store.write([write(b"begun after", 2)]) == [2]
+    await store.claim(KEY, 5.0, must_exist=False)  # as if the answer had never come
+    assert await store.write([write(b"ours", 2, open_seconds=60.0)]) == [4]
+    await other.close()
 
 
 async def test_pictures_are_sent_once_and_those_of_the_past_are_dropped(store: SessionStore, redis: RedisServer) -> None:

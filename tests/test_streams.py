@@ -2,8 +2,11 @@
 
 import asyncio
 import contextlib
+import weakref
 from collections.abc import AsyncIterator
+from typing import Any
 
+import fake_calls
 import grpc
 import pytest
 import pytest_asyncio
@@ -15,6 +18,7 @@ from grpc import aio
 from mixformer.tracking.v1 import tracking_pb2 as pb
 from service.config import Limits
 from service.front.calls.inbox import DEPTH
+from service.front.calls.malformed import Malformed
 
 LIMITS = Limits(max_sessions=6, max_streams=3, max_frame_bytes=1024 * 1024)
 
@@ -273,3 +277,37 @@ async def test_draining_does_not_wait_longer_than_its_grace(service: Service) ->
     await service.hold_up(call, 1)
     async with asyncio.timeout(3):
         await service.servicer.drain(0.2)
+
+
+class Parsed:
+    """A message that a test can see the end of."""
+
+    def __init__(self, message: pb.TrackStreamRequest) -> None:
+        self._message = message
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._message, name)
+
+
+async def test_no_message_stays_in_memory_once_it_has_been_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[weakref.ref[Parsed]] = []
+
+    def parsed(received: bytes) -> Parsed:
+        message = Parsed(pb.TrackStreamRequest.FromString(received))
+        read.append(weakref.ref(message))
+        return message
+
+    class Watching(Malformed):
+        async def intercept_service(self, continuation: Any, details: grpc.HandlerCallDetails) -> Any:
+            handler: Any = await super().intercept_service(continuation, details)
+            return handler._replace(request_deserializer=parsed)
+
+    monkeypatch.setattr(fake_calls, "Malformed", Watching)
+    async with serving(bench()) as service:
+        call = await service.begin()
+        await until(lambda: len(read) == 2 and not any(each() for each in read))
+        await service.hold_up(call, 1)
+        for number in range(2, 6):
+            await send(call, number)
+        await until(lambda: len(read) == 7 and not any(each() for each in read))
+        service.engine.gate.set()

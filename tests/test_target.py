@@ -131,6 +131,22 @@ def test_frames_since_tracked_counts_until_it_is_tracked() -> None:
     assert counts == [1, 2, 0]
 
 
+def test_frames_without_an_answer_count_as_frames_since_it_was_tracked() -> None:
+    target = started()
+    reports = [target.miss(), target.miss(), target.advance(frame(1), STAY, 0.4)]
+    assert [each.frames_since_tracked for each in reports] == [1, 2, 3]
+    assert (reports[1].box, reports[1].score, reports[1].status) == (BOX, None, TargetStatus.UNCERTAIN)
+    assert target.advance(frame(1), STAY, 0.9).frames_since_tracked == 0
+
+
+def test_frame_without_an_answer_leaves_a_lost_target_lost_and_one_without_scores_unspecified() -> None:
+    lost = started(UpdateRule(lost_threshold=0.2, lost_after=1))
+    lost.advance(frame(1), STAY, 0.1)
+    assert lost.miss().status is TargetStatus.LOST
+    scoreless = Target.start(VARIANTS["mixcvt_base_offline"], UpdateRule(), frame(0), BOX)
+    assert scoreless.miss().status is TargetStatus.UNSPECIFIED
+
+
 @pytest.mark.parametrize(("box", "score"), [(CropBox(float("nan"), 0.5, 0.1, 0.1), 0.9), (STAY, float("inf"))])
 def test_prediction_that_is_no_number_changes_nothing(box: CropBox, score: float) -> None:
     target = started(UpdateRule(update_interval=1))

@@ -176,7 +176,7 @@ def test_a_ping_is_answered_with_the_slots_in_use(worker: Worker, front: Attache
 
 
 def test_a_full_queue_is_not_read_into(worker: Worker, front: Attached, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("service.worker.worker._MAX_WAITING", 1)
+    monkeypatch.setattr("service.worker.worker.MAX_WAITING_ITEMS", 1)
     front.say(item(1, 1))
     reader = threading.Thread(target=front.say, args=(item(2, 2),))
     reader.start()
@@ -186,6 +186,21 @@ def test_a_full_queue_is_not_read_into(worker: Worker, front: Attached, monkeypa
     reader.join(PATIENCE_SECONDS)
     assert not reader.is_alive()
     assert front.hear() == BatchStarted((1,))
+
+
+def test_a_front_that_fills_its_part_of_the_queue_leaves_the_others_theirs(
+    worker: Worker, front: Attached, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.worker.worker.MAX_WAITING_ITEMS", 1)
+    other = Attached(worker, number=2)
+    front.say(item(1, 1))
+    reader = threading.Thread(target=other.say, args=(item(1, 2, client="bob"),), daemon=True)
+    reader.start()
+    reader.join(PATIENCE_SECONDS)
+    assert not reader.is_alive()
+    worker.step()
+    other.hear_all(BatchStarted, Predicted, BatchStats)
+    other.leave()
 
 
 def test_a_front_that_talks_nonsense_is_hung_up_on_and_the_others_stay(worker: Worker, front: Attached) -> None:

@@ -22,7 +22,7 @@ from service.config import SettingsError
 from service.decode import Payload, decode
 from service.device import choose_device, choose_dtype, choose_network
 from service.errors import BadBox, NonFinitePrediction, ServiceError
-from service.failures import combined, without_answer
+from service.failures import combined
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -77,8 +77,9 @@ class Followers:
                 failures[target_id] = BadBox(str(error))
         if len(failures) == len(self._trackers):
             raise combined(failures)
-        reports = {name: without_answer(last) if name in failures else last for name, last in self._reports.items()}
-        return record_of_reports(frame_number, reports, combined(failures) if failures else None)
+        for target_id in failures:
+            self._reports[target_id] = self._trackers[target_id].miss()
+        return record_of_reports(frame_number, self._reports, combined(failures) if failures else None)
 
 
 def _load(arguments: argparse.Namespace) -> tuple[Network, UpdateRule]:

@@ -14,9 +14,11 @@ from typing import TypeVar
 
 import cv2
 from grpc import aio
-from grpc_health.v1 import health, health_pb2_grpc
+from grpc_health.v1.health import SERVICE_NAME as HEALTH_SERVICE
 from grpc_health.v1.health_pb2 import HealthCheckResponse
-from grpc_reflection.v1alpha import reflection
+from grpc_health.v1.health_pb2_grpc import add_HealthServicer_to_server
+from grpc_reflection.v1alpha.reflection import SERVICE_NAME as REFLECTION_SERVICE
+from grpc_reflection.v1alpha.reflection_pb2_grpc import add_ServerReflectionServicer_to_server
 
 from mixformer.tracking.v1 import tracking_pb2
 from mixformer.tracking.v1.tracking_pb2_grpc import add_TrackingServiceServicer_to_server
@@ -26,6 +28,9 @@ from service.config import ServeSettings, SettingsError, parse_address
 from service.cpu import usable_cores
 from service.front.access.caller import Callers
 from service.front.access.tokens import Tokens
+from service.front.calls.endless import EndlessCalls
+from service.front.calls.health import Health
+from service.front.calls.reflection import Reflection
 from service.front.calls.servicer import TrackingServicer
 from service.front.front import Front, assemble, model_config, room
 from service.front.listener import StartError, listen, load_tokens
@@ -119,16 +124,18 @@ def _assemble(settings: ServeSettings, fleet: Fleet, hello: Hello, tokens: Token
 
 async def _run(front: Front, server: aio.Server, fleet: Fleet, stopping: asyncio.Event, announce: Callable[[], None]) -> None:
     servicer = TrackingServicer(front)
-    states = health.aio.HealthServicer()
+    calls = EndlessCalls(front.settings.limits.max_streams)
+    health = Health(calls)
     add_TrackingServiceServicer_to_server(servicer, server)
-    health_pb2_grpc.add_HealthServicer_to_server(states, server)
-    reflection.enable_server_reflection((SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
-    await _tell(states, is_ready=False)
-    await states.set(LIVE, HealthCheckResponse.SERVING)
+    add_HealthServicer_to_server(health, server)
+    reflection = Reflection((SERVICE, HEALTH_SERVICE, REFLECTION_SERVICE), calls)
+    add_ServerReflectionServicer_to_server(reflection, server)  # type: ignore[no-untyped-call]  # the published stubs leave its types out
+    _tell(health, is_ready=False)
+    health.set(LIVE, HealthCheckResponse.SERVING)
     await server.start()
     try:
         async with asyncio.TaskGroup() as keepers:
-            each = [_sweep(front.table), _watch(fleet, states, announce), _measure(front, servicer)]
+            each = [_sweep(front.table), _watch(fleet, health, announce), _measure(front, servicer)]
             if front.backing is not None:
                 each.append(front.backing.journal.run(front.table.end_soon))
             tasks = [keepers.create_task(work) for work in each]
@@ -138,7 +145,7 @@ async def _run(front: Front, server: aio.Server, fleet: Fleet, stopping: asyncio
     except ExceptionGroup as group:  # `except*` of early Python 3.11 would wrap again what is raised
         raise group.exceptions[0] from None
     finally:
-        await _tell(states, is_ready=False)
+        _tell(health, is_ready=False)
         ends_at = front.clock.monotonic() + front.settings.grace_seconds
         await servicer.drain(front.settings.grace_seconds)
         if front.backing is not None:
@@ -192,21 +199,21 @@ async def _measure(front: Front, servicer: TrackingServicer) -> None:
         await asyncio.sleep(_HEALTH_SECONDS)
 
 
-async def _watch(fleet: Fleet, states: health.aio.HealthServicer, announce: Callable[[], None]) -> None:
+async def _watch(fleet: Fleet, health: Health, announce: Callable[[], None]) -> None:
     """Keep health up to date; announce the service once it is ready for the first time."""
     while not fleet.is_ready():
         await asyncio.sleep(_HEALTH_SECONDS)
-    await _tell(states, is_ready=True)
+    _tell(health, is_ready=True)
     announce()
     while True:
         await asyncio.sleep(_HEALTH_SECONDS)
-        await _tell(states, is_ready=fleet.is_ready())
+        _tell(health, is_ready=fleet.is_ready())
 
 
-async def _tell(states: health.aio.HealthServicer, *, is_ready: bool) -> None:
+def _tell(health: Health, *, is_ready: bool) -> None:
     status = HealthCheckResponse.SERVING if is_ready else HealthCheckResponse.NOT_SERVING
     for name in ("", SERVICE):
-        await states.set(name, status)
+        health.set(name, status)
 
 
 def _announce(address: str) -> None:

@@ -12,6 +12,9 @@ from service.front.access.tls import server_credentials
 from service.front.access.tokens import Tokens
 from service.front.calls.malformed import Malformed
 
+# Calls of `Health/Check` at once.
+_PROBES = 100
+
 
 class StartError(Exception):
     """The front cannot start; the message says why."""
@@ -43,8 +46,9 @@ def listen(settings: ServeSettings, tokens: Tokens, on_refused: Callable[[], Non
     server = aio.server(
         interceptors=[*([Authentication(tokens, on_refused)] if tokens.are_required else []), Malformed()],
         options=options,
-        # gRPC's own bound on calls under way, each with a message in memory: streams, and one call for every session.
-        maximum_concurrent_rpcs=limits.max_streams + limits.max_sessions,
+        # gRPC's own bound on calls under way, each with a message in memory: streams, as many calls that watch health or ask
+        # what is here (endless.py), one call for every session, and probes.
+        maximum_concurrent_rpcs=2 * limits.max_streams + limits.max_sessions + _PROBES,
     )
     return server, _open(server, settings)
 

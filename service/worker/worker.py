@@ -24,6 +24,7 @@ from service.child import EXIT_BAD_SETTINGS, begin
 from service.config import ServeSettings, SettingsError
 from service.link import FrontLink
 from service.messages import (
+    MAX_WAITING_ITEMS,
     BatchStarted,
     BatchStats,
     Cancel,
@@ -42,8 +43,6 @@ from service.pulse import Pulse
 from service.worker.scheduler import Batch, Scheduler, Waiting
 from service.worker.slots import Lease, SlotTable
 from service.worker.work import DeviceRunner, Found, Refused, Step, StepTimes, Work
-
-_MAX_WAITING = 1024
 
 _log = logging.getLogger(__name__)
 
@@ -119,8 +118,8 @@ class Worker:
         with self._changed:
             match message:
                 case TrackItem():
-                    # A full queue is not read into: the front's socket fills up, and its items wait there.
-                    self._changed.wait_for(lambda: len(self._scheduler) < _MAX_WAITING)
+                    # A front keeps to its part by itself (outbox.py). One that does not is not read until there is room.
+                    self._changed.wait_for(lambda: len(self._scheduler) < MAX_WAITING_ITEMS * len(self._links))
                     self._scheduler.add(Waiting(link.number, message))
                 case Cancel():
                     self._scheduler.cancel(link.number, message.item_id)

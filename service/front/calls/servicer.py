@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable
+from collections.abc import AsyncIterator, Awaitable
 from functools import partial
 
 from mixformer.tracking.v1 import tracking_pb2 as pb
@@ -12,7 +12,7 @@ from service.front.calls.door import Door
 from service.front.calls.intake import Intake
 from service.front.calls.metadata import session_named, traceparent_of
 from service.front.calls.options import granted_options
-from service.front.calls.streams import Requests, Streams
+from service.front.calls.streams import Streams
 from service.front.frames import Action, Frame
 from service.front.front import Front
 from service.front.resume.finder import Asked
@@ -41,9 +41,9 @@ class TrackingServicer(TrackingServiceServicer):
         await asyncio.gather(telling, return_exceptions=True)
 
     # Writes to its context: a generator is not closed when its client leaves.
-    async def TrackStream(self, request_iterator: Requests, context: Context) -> None:  # type: ignore[override]
+    async def TrackStream(self, request_iterator: AsyncIterator[pb.TrackStreamRequest], context: Context) -> None:  # type: ignore[override]
         """Many frames in, one result a frame out."""
-        await self._answered("TrackStream", context, self._stream(request_iterator, context))
+        await self._answered("TrackStream", context, self._stream(context))
 
     async def Track(self, request: pb.TrackRequest, context: Context) -> pb.TrackResponse:
         """One frame in, one result out."""
@@ -68,9 +68,9 @@ class TrackingServicer(TrackingServiceServicer):
     async def _answered(self, method: str, context: Context, work: Awaitable[Answer]) -> Answer:
         return await answered(context, work, partial(self._front.metrics.on_call, method))
 
-    async def _stream(self, requests: Requests, context: Context) -> None:
+    async def _stream(self, context: Context) -> None:
         with self._door.enter():
-            await self.streams.serve(requests, context)
+            await self.streams.serve(context)
 
     async def _track(self, request: pb.TrackRequest, context: Context) -> pb.TrackResponse:
         with self._door.enter(), Intake(self._front.metrics) as intake:

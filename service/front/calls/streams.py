@@ -6,6 +6,8 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
+from grpc import aio
+
 from mixformer.tracking.v1 import tracking_pb2 as pb
 from service.errors import Draining, InvalidRequest, TooManyStreams
 from service.front.calls.metadata import session_named, traceparent_of
@@ -21,8 +23,6 @@ _FIRST_MESSAGE_SECONDS = 30.0
 # Shares of the greatest age at which streams are drained.
 _AGES = (0.75, 1.0)
 
-Requests = AsyncIterator[pb.TrackStreamRequest]
-
 
 class Streams:
     """The open streams. One that has no session yet is None."""
@@ -36,7 +36,7 @@ class Streams:
     def __len__(self) -> int:
         return len(self._open)
 
-    async def serve(self, requests: Requests, context: Context) -> None:
+    async def serve(self, context: Context) -> None:
         """One stream, from its first message to its end. Raises ServiceError where it is not its client that ends it."""
         client = str(self._front.callers.of(context))
         self._check_room(client)
@@ -44,7 +44,7 @@ class Streams:
             self._open[holder] = None
             self._by_client[client] += 1
             try:
-                await self._serve(holder, client, requests, context)
+                await self._serve(holder, client, context)
             finally:
                 del self._open[holder]
                 self._by_client -= Counter((client,))
@@ -65,8 +65,8 @@ class Streams:
         if share and self._by_client[client] >= share:
             raise TooManyStreams(f"client {client} has {self._by_client[client]} streams, twice max_client_sessions is {share}")
 
-    async def _serve(self, holder: Holder, client: str, requests: Requests, context: Context) -> None:
-        first = await _first(requests)
+    async def _serve(self, holder: Holder, client: str, context: Context) -> None:
+        first = await _first(context)
         # Before the session is taken from another stream, so that a wrong option costs that one nothing.
         options = granted_options(first.config.options, self._front)
         session_id = session_named(first.config.session_id, context)
@@ -78,11 +78,13 @@ class Streams:
                     self._front.tracker.resume(session, resume)
                 if first.config.HasField("options"):
                     self._front.tracker.set_options(session, options)
-                read = _reader(requests, session, self._front.callers.recheck(context))
+                read = _reader(first, context, session, self._front.callers.recheck(context))
+                # A stream may last for days, and its first picture and its resume token would with it.
+                del first, asked, resume
                 stream = Stream(session, self._front, read, context.write, traceparent_of(context))
                 self._open[holder] = stream
                 async with self._aging(stream):
-                    await stream.run(first)
+                    await stream.run()
         finally:
             if is_new:
                 await self._front.table.end_unused(session)
@@ -105,11 +107,11 @@ class Streams:
             await stream.drain(settings.grace_seconds, "the stream is over max_stream_seconds: open another one")
 
 
-async def _first(requests: Requests) -> pb.TrackStreamRequest:
+async def _first(context: Context) -> pb.TrackStreamRequest:
     """The first message. A stream that never sends one must not take up room."""
     try:
         async with asyncio.timeout(_FIRST_MESSAGE_SECONDS):
-            first = await anext(requests, None)
+            first = await _read(context)
     except TimeoutError:
         raise InvalidRequest(f"no message within {_FIRST_MESSAGE_SECONDS:g} s") from None
     if first is None or not first.HasField("config"):
@@ -117,14 +119,23 @@ async def _first(requests: Requests) -> pb.TrackStreamRequest:
     return first
 
 
-def _reader(requests: Requests, session: Session, check: Callable[[], None]) -> Read:
-    """Reads for the session, for as long as `check` does not raise."""
+def _reader(first: pb.TrackStreamRequest, context: Context, session: Session, check: Callable[[], None]) -> Read:
+    """Reads for the session, `first` first, for as long as `check` does not raise."""
+    ahead = [first]
 
     async def read() -> pb.TrackStreamRequest | None:
-        request = await anext(requests, None)
+        if ahead:
+            return ahead.pop()
+        request = await _read(context)
         check()
         # Not only when its turn comes: it may wait long for room to be decoded in.
         session.touch()
         return request
 
     return read
+
+
+async def _read(context: Context) -> pb.TrackStreamRequest | None:
+    """The next message, None at the end. Not by gRPC's iterator, which keeps each one until the next has come."""
+    request = await context.read()
+    return None if request is aio.EOF else request

@@ -153,6 +153,9 @@ class Finder:
             return None
         key, live_seconds = key_of(asked.client, session_id), asked.options.idle_timeout_seconds
         try:
+            # What cannot be gone on from here stays with the server that has it.
+            if must_exist and self._read(await self._backing.store.look(key), asked.client) is None:
+                return None
             return await self._backing.store.claim(key, live_seconds, must_exist=must_exist)
         except StoreUnavailable as error:
             if must_exist:

@@ -156,7 +156,7 @@ class Journal:
         record = self._records[session]
         key = key_of(session.client, session.session_id)
         snapshot = self._snapshots.take(session)
-        write = Write(key, record.epoch, snapshot, record.stored, session.options.idle_timeout_seconds)
+        write = Write(key, record.epoch, snapshot, record.stored, session.options.idle_timeout_seconds, session.open_seconds)
         return _Writing(session, record, write, record.unwritten)
 
     def _settle(self, writing: _Writing, answer: Written, lose: Lose) -> None:

@@ -2,12 +2,14 @@
 
 One hash a session, named by a digest of its client and id: `epoch`, `state` and its crops by name. Every step is one script, so
 that it happens whole or not at all. `epoch` rises each time a server takes the session; who writes with another number has lost
-it to somebody else.
+it to somebody else. Who has no number, because the store did not answer when the session began, has lost it where another server
+(`claimed_by`) took it later (`claimed_at`, milliseconds of the store's clock).
 """
 
 import asyncio
 import hashlib
 import logging
+import secrets
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from enum import Enum, auto
@@ -31,33 +33,43 @@ from service.front.resume.snapshot import VERSION, Snapshot
 
 _PREFIX = f"mixformer:{VERSION}:"
 _MAX_CONNECTIONS = 16
+_SERVER_BYTES = 8
 
-# KEYS: the session. ARGV: whether there must be a state, milliseconds it lives on at least.
+# KEYS: the session. ARGV: whether there must be a state, milliseconds it lives on at least, the server.
 _CLAIM = """
 if ARGV[1] == '1' and redis.call('HEXISTS', KEYS[1], 'state') == 0 then return {} end
+local now = redis.call('TIME')
 redis.call('HINCRBY', KEYS[1], 'epoch', 1)
+redis.call('HSET', KEYS[1], 'claimed_by', ARGV[3], 'claimed_at', now[1] * 1000 + math.floor(now[2] / 1000))
 if redis.call('PTTL', KEYS[1]) < tonumber(ARGV[2]) then redis.call('PEXPIRE', KEYS[1], ARGV[2]) end
 return redis.call('HGETALL', KEYS[1])
 """
 
-# ARGV: epoch held (empty: none yet), state, milliseconds to live, number of crops the state names, their names, and for those
-# that are new name and content in turns. Gives the epoch, -1 where another server has the session, 0 where a crop is missing.
+# ARGV: epoch held (empty: none yet), state, milliseconds to live, the server, milliseconds since the session was opened there,
+# number of crops the state names, their names, and for those that are new name and content in turns. Gives the epoch, -1 where
+# another server has the session, 0 where a crop is missing.
 _WRITE = """
 local held = redis.call('HGET', KEYS[1], 'epoch')
 if ARGV[1] ~= '' and held and held ~= ARGV[1] then return -1 end
-local count, wanted = tonumber(ARGV[4]), {}
-for index = 5, 4 + count do wanted[ARGV[index]] = true end
+if ARGV[1] == '' and redis.call('HGET', KEYS[1], 'claimed_by') ~= ARGV[4] then
+  local now = redis.call('TIME')
+  local opened_at = now[1] * 1000 + math.floor(now[2] / 1000) - tonumber(ARGV[5])
+  if tonumber(redis.call('HGET', KEYS[1], 'claimed_at') or 0) > opened_at then return -1 end
+end
+local count, wanted = tonumber(ARGV[6]), {epoch = true, state = true, claimed_by = true, claimed_at = true}
+for index = 7, 6 + count do wanted[ARGV[index]] = true end
 local given = {}
-for index = 5 + count, #ARGV, 2 do given[ARGV[index]] = true end
-for name in pairs(wanted) do
+for index = 7 + count, #ARGV, 2 do given[ARGV[index]] = true end
+for index = 7, 6 + count do
+  local name = ARGV[index]
   if not given[name] and redis.call('HEXISTS', KEYS[1], name) == 0 then return 0 end
 end
 for _, name in ipairs(redis.call('HKEYS', KEYS[1])) do
-  if name ~= 'epoch' and name ~= 'state' and not wanted[name] then redis.call('HDEL', KEYS[1], name) end
+  if not wanted[name] then redis.call('HDEL', KEYS[1], name) end
 end
 if ARGV[1] == '' then redis.call('HINCRBY', KEYS[1], 'epoch', 1) else redis.call('HSET', KEYS[1], 'epoch', ARGV[1]) end
 redis.call('HSET', KEYS[1], 'state', ARGV[2])
-for index = 5 + count, #ARGV, 2 do redis.call('HSET', KEYS[1], ARGV[index], ARGV[index + 1]) end
+for index = 7 + count, #ARGV, 2 do redis.call('HSET', KEYS[1], ARGV[index], ARGV[index + 1]) end
 redis.call('PEXPIRE', KEYS[1], ARGV[3])
 return tonumber(redis.call('HGET', KEYS[1], 'epoch'))
 """
@@ -88,13 +100,17 @@ class StoredSession(NamedTuple):
 
 
 class Write(NamedTuple):
-    """One session to be written. `epoch` is None until this server has it; `stored` are the crops that need not be sent again."""
+    """One session to be written. `epoch` is None until this server has it; `stored` are the crops that need not be sent again.
+
+    `open_seconds` is how long ago it began here, or was last opened by a stream.
+    """
 
     key: bytes
     epoch: int | None
     snapshot: Snapshot
     stored: frozenset[bytes]
     live_seconds: float
+    open_seconds: float
 
     @property
     def new_crops(self) -> dict[bytes, Image]:
@@ -122,6 +138,8 @@ class SessionStore:
     ) -> None:
         """`observe` is told the seconds of each answered round trip. Nothing is connected yet. Raises ValueError for a wrong `url`."""
         self._timeout = timeout_seconds
+        # A claim whose answer was lost must not keep its own server from writing.
+        self._server = secrets.token_bytes(_SERVER_BYTES)
         self._observe = observe
         pool = BlockingConnectionPool.from_url(
             url, password=password, max_connections=_MAX_CONNECTIONS, timeout=timeout_seconds, socket_timeout=timeout_seconds,
@@ -131,7 +149,7 @@ class SessionStore:
 
     async def claim(self, key: bytes, live_seconds: float, *, must_exist: bool) -> StoredSession | None:
         """Have the session from now on, as it was left; None where it must exist and does not."""
-        arguments = (int(must_exist), _milliseconds(live_seconds))
+        arguments = (int(must_exist), _milliseconds(live_seconds), self._server)
         return _stored(await self._answer(self._redis.eval(_CLAIM, 1, key, *arguments)))
 
     async def look(self, key: bytes) -> StoredSession | None:
@@ -155,7 +173,7 @@ class SessionStore:
         """
         pipeline = self._redis.pipeline(transaction=False)
         for write in writes:
-            pipeline.eval(_WRITE, 1, write.key, *_arguments(write))
+            pipeline.eval(_WRITE, 1, write.key, *_arguments(write, self._server))
         answers = await self._answer(pipeline.execute(raise_on_error=False))
         refused = [answer for answer in answers if isinstance(answer, Exception)]
         if refused:
@@ -187,11 +205,12 @@ def key_of(client: str, session_id: str) -> bytes:
     return f"{_PREFIX}{named.hexdigest()}".encode()
 
 
-def _arguments(write: Write) -> list[Any]:
+def _arguments(write: Write, server: bytes) -> list[Any]:
     crops = write.snapshot.crops
     new = [part for name, crop in write.new_crops.items() for part in (name, crop.tobytes())]
     held = b"" if write.epoch is None else write.epoch
-    return [held, write.snapshot.state, _milliseconds(write.live_seconds), len(crops), *crops, *new]
+    live, opened = _milliseconds(write.live_seconds), _milliseconds(write.open_seconds)
+    return [held, write.snapshot.state, live, server, opened, len(crops), *crops, *new]
 
 
 def _stored(fields: Sequence[bytes]) -> StoredSession | None:
@@ -202,7 +221,8 @@ def _stored(fields: Sequence[bytes]) -> StoredSession | None:
         epoch, state = int(named.pop(b"epoch")), named.pop(b"state", None)
     except (KeyError, ValueError):
         raise StoreUnavailable("the store holds something else under the session's name") from None
-    return StoredSession(epoch, state, tuple(named.values()))
+    crops = (content for name, content in named.items() if name not in (b"claimed_by", b"claimed_at"))
+    return StoredSession(epoch, state, tuple(crops))
 
 
 def _written(answer: Any) -> Written:

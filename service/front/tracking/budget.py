@@ -13,9 +13,9 @@ from typing import NamedTuple, TypeVar
 from model.crop import Image
 from model.geometry import CropWindow
 from service.config import Limits
-from service.decode import Payload, decode_rest, decode_top, picture_size
+from service.decode import Payload, RawImage, decode_rest, decode_top, picture_size
 from service.errors import Overloaded
-from service.headers import Size
+from service.headers import Size, has_short_header
 
 _CHANNELS = 3
 
@@ -102,7 +102,7 @@ class DecodePool:
 
         Raises BadFrame and FrameTooLarge as `decode.decode` does, Overloaded where the budget stays full.
         """
-        size = picture_size(payload, self._limits)
+        size = await self._size(payload)
         amount = size.width * size.height * _CHANNELS
         if not self._budget.take_now(amount):
             await self._wait_for_room(size, amount)
@@ -121,6 +121,11 @@ class DecodePool:
     def close(self) -> None:
         """Give the threads back; pictures that nobody waits for any more are dropped."""
         self._threads.shutdown(wait=True, cancel_futures=True)
+
+    async def _size(self, payload: Payload) -> Size:
+        if isinstance(payload, RawImage) or has_short_header(payload):
+            return picture_size(payload, self._limits)
+        return await self.run(partial(picture_size, payload, self._limits))
 
     async def _wait_for_room(self, size: Size, amount: int) -> None:
         try:

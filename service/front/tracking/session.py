@@ -13,6 +13,7 @@ from msgspec import Meta
 
 from model.target import Target, TargetState
 from service.errors import FrameOutOfOrder, InvalidRequest, Overloaded, ServiceError, SessionBusy, SessionTakenOver
+from service.front.frames import Outcome
 from service.front.tracking.holder import Holder
 from service.front.tracking.options import SessionOptions
 
@@ -92,6 +93,7 @@ class Session:
         self._ended_by: ServiceError | None = None
         self._frames_under_way = 0
         self._touched_at = clock.monotonic()
+        self._opened_at = self._touched_at
 
     @property
     def targets(self) -> Mapping[str, Target]:
@@ -124,6 +126,11 @@ class Session:
         return self.options.idle_timeout_seconds - (self._clock.monotonic() - self._touched_at)
 
     @property
+    def open_seconds(self) -> float:
+        """Since the session began here, or was last opened by a stream."""
+        return self._clock.monotonic() - self._opened_at
+
+    @property
     def expires_at(self) -> float:
         """When the session ends if no frame comes, in unix seconds."""
         return self._clock.wall() + self.idle_seconds_left
@@ -132,6 +139,7 @@ class Session:
     async def hold(self, holder: Holder) -> AsyncIterator[None]:
         """The session for one stream, taken over from the stream that had it: that one is ended and waited for."""
         former, self._holder = self._holder, holder
+        self._opened_at = self._clock.monotonic()
         if former is not None:
             self.epoch += 1
             former.end(SessionTakenOver(f"another stream was opened on session {self.session_id}"))
@@ -191,11 +199,12 @@ class Session:
         self._frames_under_way -= 1
         self.touch()
 
-    def answer(self, number: int) -> None:
+    def answer(self, number: int, outcome: Outcome) -> None:
         """The frame has its result: the session is now what it is after this frame."""
-        # In strict order a late frame is refused and leaves the session where it was.
-        self.last_frame_number = max(number, self.last_frame_number) if self.options.strict_order else number
-        self.last_frame_at = self._clock.wall()
+        # In strict order a refused frame may come again under its number, or another under a lower one.
+        if outcome is not Outcome.REJECTED or not self.options.strict_order:
+            self.last_frame_number = number
+            self.last_frame_at = self._clock.wall()
         self._note(self)
 
     def resume(self, state: SessionState, targets: Mapping[str, Target]) -> None:

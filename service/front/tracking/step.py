@@ -1,12 +1,12 @@
 """One frame through a session: decode, carry out its commands, track every target, report.
 
 Crops are cut on the event loop: 0.02 to 0.3 ms each, less than a thread hop costs on a busy machine. Only windows over
-`_LARGE_WINDOW` (one of 1500 pixels takes over a millisecond) go to the decoding threads.
+`_LARGE_WINDOW` (one of 1500 pixels takes over a millisecond) and commands that start targets go to the decoding threads.
 
 What a result says:
 
 * PROCESSED: every command was carried out and at least one target has an answer (a target that starts on this frame has).
-  A target that failed alone keeps its last box, has no score, is UNCERTAIN (or LOST, if it was) and is named in `error`.
+  A target that failed alone keeps its last box, has no score, is no longer TRACKED and is named in `error`.
 * REJECTED: nothing could be done; `error` says why. Of the commands only `remove` counts.
 * DROPPED: not looked at (too old, superseded, or the device is behind). A frame with commands is never dropped.
 
@@ -17,14 +17,14 @@ import asyncio
 import contextlib
 import logging
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Protocol
 
 from model.config import ModelConfig
 from model.crop import Image
-from model.geometry import CropWindow
+from model.geometry import Box, CropWindow
 from model.target import NonFinitePredictionError, Target
 from service.config import Limits
 from service.decode import size_of
@@ -38,7 +38,7 @@ from service.errors import (
     NoTarget,
     ServiceError,
 )
-from service.failures import combined, without_answer
+from service.failures import combined
 from service.front.access.rates import Rates
 from service.front.frames import Frame, FrameResult, Outcome, Timing
 from service.front.telemetry.metrics import Metrics
@@ -47,7 +47,7 @@ from service.front.tracking.admission import Admission
 from service.front.tracking.budget import Decoded, DecodePool
 from service.front.tracking.options import OverloadPolicy, SessionOptions
 from service.front.tracking.session import Clock, Session, SessionState
-from service.front.tracking.targets import Commanded, Kit, command, rebuilt, without_removed
+from service.front.tracking.targets import Commanded, Kit, command, may_start, rebuilt, without_removed
 from service.front.workers.fleet import Owner
 from service.front.workers.items import Answer
 from service.front.workers.memories import MemorySource
@@ -104,7 +104,7 @@ class FrameTracker:
             if frame.payload is None:
                 raise BadFrame("message holds no picture")
             if frame.commands and not session.targets:
-                self._admission.check_room()  # before the picture costs anything
+                self._admission.check_room(session.client)  # before the picture costs anything
             self._rates.take(session.client, size_of(frame.payload))
             with session.working():  # also while the frame waits for room
                 decoded = await self._pool.decode(frame.payload, None if frame.commands else _rows_ahead(session.targets))
@@ -131,7 +131,7 @@ class FrameTracker:
             result = _rejected(session, frame, _fault(session, frame))
         finally:
             session.finish()
-        session.answer(frame.number)
+        session.answer(frame.number, result.outcome)
         return self._answer(frame, result)
 
     def set_options(self, session: Session, options: SessionOptions) -> None:
@@ -176,32 +176,38 @@ class FrameTracker:
             raise NoTarget(f"session {session.session_id} has no target: send initialize or ensure with a frame")
         commanded = Commanded(dict(session.targets), frozenset())
         if frame.commands:
-            commanded = command(session.targets, frame.commands, picture.image, self._kit(session.options))
+            commanded = await self._command(session, frame, picture.image)
         self._admit(session, frame, commanded)
         followed = {name: target for name, target in commanded.targets.items() if name not in commanded.started}
         picture = await self._showing(frame, picture, (target.search_window for target in followed.values()))
         asked_at = self._clock.monotonic()
         outcomes = await self._ask(session, followed, picture.image, self._expiry(session, frame))
-        picture = await self._showing(frame, picture, _views(followed, outcomes, picture.image))
-        reports = {name: commanded.targets[name].report for name in commanded.started}
+        places = _places(followed, outcomes, picture.image)
+        picture = await self._showing(frame, picture, (followed[name].view_window(box) for name, (box, _) in places.items()))
+        views = await self._large_views(followed, places, picture.image)
         failures: dict[str, ServiceError] = {}
         for name, outcome in outcomes.items():
-            answer = _advanced(followed[name], picture.image, outcome)
+            answer = _advanced(followed[name], picture.image, outcome, views.get(name))
             if isinstance(answer, ServiceError):
                 failures[name] = answer
-            reports[name] = without_answer(followed[name].report) if name in failures else followed[name].report
-        if failures and len(failures) == len(reports):
+        if failures and len(failures) == len(commanded.targets):
             raise combined(failures)
+        for name in failures:
+            followed[name].miss()
         session.commit(commanded.targets)
-        ordered = {name: reports[name] for name in commanded.targets}
+        reports = {name: target.report for name, target in commanded.targets.items()}
         error = combined(failures) if failures else None
-        return FrameResult(frame.number, Outcome.PROCESSED, ordered, error, _timing(picture, outcomes.values(), asked_at))
+        return FrameResult(frame.number, Outcome.PROCESSED, reports, error, _timing(picture, outcomes.values(), asked_at))
+
+    async def _command(self, session: Session, frame: Frame, image: Image) -> Commanded:
+        step = partial(command, session.targets, frame.commands, image, self._kit(session.options))
+        return await self._pool.run(step) if may_start(session.targets, frame.commands) else step()
 
     def _admit(self, session: Session, frame: Frame, commanded: Commanded) -> None:
         """Raises Overloaded where the frame begins targets that the device has no room for, FrameShed where it is to be dropped."""
         begun = len(commanded.targets.keys() - session.targets.keys())
         if begun:
-            self._admission.begin(begun)
+            self._admission.begin(begun, session.client)
         if not frame.commands and session.options.overload_policy is OverloadPolicy.DROP_OLDEST:
             self._admission.shed()
 
@@ -240,6 +246,17 @@ class FrameTracker:
             return target.search(image)
         return await self._pool.run(partial(target.search, image))
 
+    async def _large_views(
+        self, targets: Mapping[str, Target], places: Mapping[str, tuple[Box, float | None]], image: Image
+    ) -> dict[str, Image]:
+        """What the targets will keep of the frame, where it is too large to be cut on the event loop."""
+        views = {}
+        for name, (box, score) in places.items():
+            target = targets[name]
+            if target.view_window(box).side > _LARGE_WINDOW and target.wants_view(score):
+                views[name] = await self._pool.run(partial(target.view, image, box))
+        return views
+
 
 def _rows_ahead(targets: Mapping[str, Target]) -> int | None:
     """How many rows of a frame that is decoded ahead will do, if its targets move no further than targets do."""
@@ -247,20 +264,24 @@ def _rows_ahead(targets: Mapping[str, Target]) -> int | None:
     return max((window.top + math.ceil(_SLACK * window.side) for window in windows), default=None)
 
 
-def _views(targets: Mapping[str, Target], outcomes: Mapping[str, Answer | ServiceError], image: Image) -> Iterator[CropWindow]:
-    """What will be looked at of the frame when the targets take these answers."""
+def _places(
+    targets: Mapping[str, Target], outcomes: Mapping[str, Answer | ServiceError], image: Image
+) -> dict[str, tuple[Box, float | None]]:
+    """Where the answers have the targets: box in the frame and score."""
+    places = {}
     for name, outcome in outcomes.items():
         if isinstance(outcome, Answer):
             with contextlib.suppress(NonFinitePredictionError):  # refused when the target takes it
-                yield targets[name].view_window(targets[name].located(image, outcome.box))
+                places[name] = targets[name].located(image, outcome.box), outcome.score
+    return places
 
 
-def _advanced(target: Target, image: Image, outcome: Answer | ServiceError) -> Answer | ServiceError:
+def _advanced(target: Target, image: Image, outcome: Answer | ServiceError, view: Image | None) -> Answer | ServiceError:
     """Have the target take its answer, or find out that it cannot."""
     if isinstance(outcome, ServiceError):
         return outcome
     try:
-        target.advance(image, outcome.box, outcome.score)
+        target.advance(image, outcome.box, outcome.score, view)
     except NonFinitePredictionError as error:
         return NonFinitePrediction(str(error))
     return outcome

@@ -1,6 +1,6 @@
 """What a frame's commands make of a session's targets. Nothing is changed in place: a frame that is refused leaves no trace."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from model.config import ModelConfig, UpdateRule
@@ -12,7 +12,6 @@ from service.front.frames import Action, Command
 Targets = Mapping[str, Target]
 
 MAX_ID_CHARACTERS = 128
-# Every one may cut a template on the event loop (0.1 ms).
 MAX_COMMANDS = 256
 
 
@@ -33,6 +32,14 @@ class Kit:
     max_targets: int
 
 
+def may_start(targets: Targets, commands: Sequence[Command]) -> bool:
+    """Whether `command` may cut templates, which takes 0.1 to over 10 ms each."""
+    return not all(
+        each.action is Action.RELOCATE or (each.action is Action.ENSURE and _named(targets, each.target_id) in targets)
+        for each in commands
+    )
+
+
 def command(targets: Targets, commands: Sequence[Command], image: Image, kit: Kit) -> Commanded:
     """Carry out `commands`, in their order, on the frame they came with (uint8 RGB [H, W, 3]).
 
@@ -42,6 +49,7 @@ def command(targets: Targets, commands: Sequence[Command], image: Image, kit: Ki
         raise InvalidRequest(f"more than {MAX_COMMANDS} commands on one frame")
     after = dict(targets)
     started: set[str] = set()
+    starts = 0
     for each in commands:
         target_id = _resolve(after, each)
         match each.action:
@@ -52,6 +60,9 @@ def command(targets: Targets, commands: Sequence[Command], image: Image, kit: Ki
                 after[target_id] = _relocated(after[target_id], each, image, kit)
             case Action.INITIALIZE | Action.ENSURE:
                 if each.action is Action.INITIALIZE or target_id not in after:
+                    starts += 1
+                    if starts > kit.max_targets:  # before it costs a template: one frame may start and remove many
+                        raise TooManyTargets(f"{starts} starts on one frame are over max_targets_per_session {kit.max_targets}")
                     after[target_id] = _started(target_id, each, image, kit)
                     started.add(target_id)
     if len(after) > kit.max_targets:
@@ -62,9 +73,14 @@ def command(targets: Targets, commands: Sequence[Command], image: Image, kit: Ki
 def without_removed(targets: Targets, commands: Sequence[Command]) -> dict[str, Target]:
     """The targets after the `remove` commands alone: a frame that is refused still ends what its client is done with."""
     after = dict(targets)
+    named = set(targets)  # with those that the frame was to start: an empty id is not the only target beside them
     for each in commands:
+        target_id = _named(named, each.target_id)
         if each.action is Action.REMOVE:
-            after.pop(_named(after, each.target_id), None)
+            named.discard(target_id)
+            after.pop(target_id, None)
+        elif each.action in (Action.INITIALIZE, Action.ENSURE):
+            named.add(target_id)
     return after
 
 
@@ -73,7 +89,7 @@ def rebuilt(targets: Targets, kit: Kit) -> dict[str, Target]:
     return {target_id: Target(kit.config, kit.rule, target.state) for target_id, target in targets.items()}
 
 
-def _named(targets: Targets, target_id: str) -> str:
+def _named(targets: Collection[str], target_id: str) -> str:
     """The target that an id means: an empty one means the only target, whatever its id."""
     return next(iter(targets)) if not target_id and len(targets) == 1 else target_id
 

@@ -8,10 +8,11 @@ templates of its memory only where this worker is not known to hold them. The wo
 * `Expired`: its time was over before its turn came; FrameTooOld;
 * `Failed`: DeviceError.
 
-`BatchStarted` says that items are on the device. When the link ends, nothing is known to be held any more, and every
-unanswered item waits here for the next link, where it is sent again. An item that was on the device at that moment may
-have killed the worker: it is sent to be run alone, and at its second death refused (PoisonedFrame). Whose caller goes away
-is cancelled at the worker too, and who waits too long gets WorkerUnavailable, however often the item was sent.
+`BatchStarted` says that items are on the device, and leaves their places in the worker's queue to others. When the link
+ends, nothing is known to be held any more, and every unanswered item waits here for the next link, where it is sent again.
+An item that was on the device at that moment may have killed the worker: it is sent to be run alone, and at its second
+death refused (PoisonedFrame). Whose caller goes away is cancelled at the worker too, and who waits too long gets
+WorkerUnavailable, however often the item was sent.
 
 Where there are other workers (fleet.py), only what was on the device waits for the next link: every other item ends with
 LinkLost, for the fleet to send it elsewhere.
@@ -22,7 +23,7 @@ Everything here is made for what the first worker said it runs. One that runs so
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from model.geometry import CropBox
 from service.errors import DeviceError, FrameTooOld, WorkerUnavailable
@@ -152,6 +153,7 @@ class Engine:
             self._items.remove(item_id)
             if item.answer.cancelled():
                 self._post(Cancel(item_id))
+            self._make_room((item_id,))
 
     def _give_up(self, item_id: int, item: Item) -> None:
         item.settle(WorkerUnavailable(f"no worker answered within {self._timeout:g} s"))
@@ -169,6 +171,10 @@ class Engine:
     def _post(self, entry: int | ToWorker) -> None:
         if self._outbox is not None:
             self._outbox.post(entry)
+
+    def _make_room(self, item_ids: Iterable[int]) -> None:
+        if self._outbox is not None:
+            self._outbox.make_room(item_ids)
 
     async def _keep_linked(self, first_hello: asyncio.Future[Hello]) -> None:
         while True:
@@ -216,6 +222,7 @@ class Engine:
         match message:
             case BatchStarted():
                 self._items.begin(message.item_ids)
+                self._make_room(message.item_ids)
             case Predicted():
                 answer = Answer(
                     CropBox(*message.box), message.score, message.queue_seconds, message.backbone_seconds, message.batch_size
