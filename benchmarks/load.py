@@ -56,7 +56,7 @@ class Load:
     latencies: list[float] = field(default_factory=list)
 
     async def run(self, sessions: int, seconds: float = ROUND_SECONDS, least: int = 0) -> Round:
-        """One round of so many seconds and at least so many results, counted once every camera has some answers."""
+        """One round of so many seconds and at least so many results, counted once there are some answers for each camera."""
         async with asyncio.TaskGroup() as cameras:
             for _ in range(sessions):
                 cameras.create_task(self._camera())
@@ -88,6 +88,8 @@ class Load:
                     await stream.send(sent, self.clip.frame(sent), [] if sent else start)
                     sent += 1
                 result = await stream.receive()
+                if result.outcome != pb.FRAME_OUTCOME_PROCESSED:
+                    raise RuntimeError(f"frame {result.frame_number} was not tracked, so nothing was measured: {result}")
                 if not self.is_over:
                     self.latencies.append(time.perf_counter() - sent_at.popleft())
                 received += 1

@@ -1,7 +1,7 @@
 """What cameras that share a device cost each other: a slow client, one that sends 4K, and too few slots.
 
 The neighbours are measured against a simulated device of fixed time per pass, so that nothing but the front and the queue can
-make a difference: cameras at a steady rate, rounds with and without the neighbour in turn, all cores shared with the client.
+make a difference: cameras that send their next frame when the last one is answered, rounds with and without the neighbour in turn, all cores shared with the client.
 The slots are measured on MixViT-tiny on the CPU: half as many targets again as slots, against as many; by `--clock cpu` in frames a
 second of the worker's CPU time, for a machine that others use too.
 """
@@ -123,7 +123,8 @@ async def _camera(address: str, clip: Clip, pause_seconds: float) -> AsyncIterat
             yield
         finally:
             task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
+            with contextlib.suppress(asyncio.CancelledError):  # what ended it before is an error: nobody was beside the others
+                await task
 
 
 async def _send(client: TrackingClient, clip: Clip, pause_seconds: float) -> None:

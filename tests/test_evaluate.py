@@ -81,6 +81,9 @@ def test_what_is_wrong_with_a_sequence_is_named(tmp_path: Path) -> None:
     (tmp_path / "Bad/groundtruth.txt").write_text("1,2,three,4\n")
     with pytest.raises(SequenceError, match=r"Bad.*three"):
         read_sequences(tmp_path)
+    (tmp_path / "Bad/groundtruth.txt").write_text("1,2,30,40\n\n1,2,30,40\n")  # leaving it out would move all boxes after it
+    with pytest.raises(SequenceError, match="Bad: '' is no box"):
+        read_sequences(tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -58,6 +58,15 @@ def test_statuses_of_scores_are_those_that_the_tracker_gives(tiny_weights: Path)
     assert [sight.status for sight in seen] == list(statuses(rule, [sight.score for sight in seen]))
 
 
+def test_the_share_called_lost_is_that_of_the_rule_that_comes_out() -> None:
+    good = sights([0.9] * 400 + [0.25] * 5 + [0.4] * 60 + [0.9] * 35, 0.9)
+    bad = sights([0.01] * 20 + [0.45] * 400, 0.0)
+    rule = fitted(UpdateRule(lost_after=5), [good, bad])
+    called = [status is TargetStatus.LOST for status in statuses(rule, [sight.score for sight in good])]
+    assert rule.found_threshold > 0.4  # where good and bad boxes part best: LOST would last through all of the 0.4
+    assert sum(called) <= 0.01 * len(good)
+
+
 def test_scores_at_the_top_leave_room_for_a_template() -> None:
     assert fitted(UpdateRule(), [sights([0.9999] * 9, 0.9) + sights([0.1], 0.0)]).candidate_threshold == 0.99
 

@@ -205,6 +205,7 @@ def test_recipes_can_be_read(path: Path) -> None:
         ("seed = 1", "log_every = 0", "`int` >= 1 - at `$.log_every`"),
         ('"mixvit_tiny"', '"mixcvt_small"', "pretrained"),
         ('part = "box"', 'part = "box"\nmistakes = 0.3', "phase 0 trains boxes and has mistakes = 0.3"),
+        ('part = "box"', 'part = "box"\nabsent = 0.5', "phase 0 trains boxes and has mistakes = 0 and absent = 0.5"),
     ],
 )
 def test_wrong_recipe_is_refused_with_what_is_wrong(tmp_path: Path, before: str, after: str, named: str) -> None:

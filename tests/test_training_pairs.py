@@ -146,6 +146,17 @@ def test_another_of_its_kind_is_from_another_video_or_picture(with_patches: Shar
     assert things.like(replace(car, kind="teapot"), rng) is None
 
 
+def test_a_target_is_no_distractor_of_its_own(tmp_path: Path) -> None:
+    with_patches = write_patches(tmp_path)
+    records = with_patches.records
+    things, rng = Things(with_patches, records), np.random.default_rng(0)
+    swan = next(record for record in records if record.sequence == "swan")
+    own = [with_patches.image(record) for record in records if record.sequence == "swan"]
+    for _ in range(60):
+        cut = things.any(swan, rng)
+        assert not any(np.array_equal(cut.image, image) for image in own)
+
+
 def test_what_takes_the_place_of_a_target_hides_it(with_patches: Shards) -> None:
     sources, rng = Sources(with_patches, with_patches.training()), np.random.default_rng(0)
     photo = View((Layer(np.full((200, 200, 3), 90, np.uint8), np.eye(3)),), Box(80, 80, 30, 24))

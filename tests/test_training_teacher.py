@@ -108,3 +108,11 @@ def test_networks_that_do_not_fit_are_refused_with_what_differs(weights: Path, t
     save_model(path, student())
     with pytest.raises(RecipeError, match="learning cannot teach"):
         Teacher(path, "cpu")
+
+
+def test_the_teacher_shows_the_same_after_crops_of_another_size(weights: Path) -> None:
+    teacher = Teacher(weights, "cpu")
+    crops = torch.randn(2, 2, 3, 32, 32), torch.randn(2, 3, 64, 64)
+    before = teacher.show(*crops)
+    teacher.show(torch.randn(2, 2, 3, 48, 48), torch.randn(2, 3, 96, 96))
+    assert torch.equal(teacher.show(*crops).features, before.features)

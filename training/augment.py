@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from training.shards import Image
+from model.crop import Image
 
 ColorMatrix = npt.NDArray[np.float32]
 

@@ -69,10 +69,10 @@ class Reliability:
 
 
 def videos_of(records: Iterable[Record]) -> list[list[Record]]:
-    """The videos among the pictures, frames in order."""
+    """The videos among the pictures, frames in order, with the target that their data set follows."""
     videos: dict[str, list[Record]] = {}
     for record in records:
-        if record.sequence and record.boxes:
+        if record.sequence and record.boxes and not record.track:
             videos.setdefault(record.sequence, []).append(record)
     return [sorted(frames, key=lambda record: record.frame) for frames in videos.values()]
 
@@ -105,11 +105,13 @@ def fitted(rule: UpdateRule, scenes: Sequence[Sequence[Sight]]) -> UpdateRule:
     bad = np.array([sight.score for sight in sights if sight.is_bad])
     if not len(good) or not len(bad):
         raise CalibrationError(f"{len(good)} good boxes and {len(bad)} bad ones: thresholds need both")
-    parted = [(good >= threshold).mean() + (bad < threshold).mean() for threshold in THRESHOLDS]
+    parting = THRESHOLDS[int(np.argmax([(good >= threshold).mean() + (bad < threshold).mean() for threshold in THRESHOLDS]))]
     lost = max(
-        each for each in THRESHOLDS if each == THRESHOLDS[0] or _good_called_lost(rule, each, scenes) <= GOOD_CALLED_LOST
+        each
+        for each in THRESHOLDS
+        if each == THRESHOLDS[0] or _good_called_lost(rule, each, max(each, parting), scenes) <= GOOD_CALLED_LOST
     )
-    uncertain = max(lost, THRESHOLDS[int(np.argmax(parted))])
+    uncertain = max(lost, parting)
     candidate = max(uncertain, float(np.median(good)))
     return replace(
         rule, candidate_threshold=min(0.99, round(candidate, 3)), uncertain_threshold=uncertain, lost_threshold=lost,
@@ -117,9 +119,9 @@ def fitted(rule: UpdateRule, scenes: Sequence[Sequence[Sight]]) -> UpdateRule:
     )  # fmt: skip
 
 
-def _good_called_lost(rule: UpdateRule, threshold: float, scenes: Sequence[Sequence[Sight]]) -> float:
-    """The share of good boxes that are called LOST with this threshold."""
-    rule = replace(rule, lost_threshold=threshold, found_threshold=threshold)
+def _good_called_lost(rule: UpdateRule, lost: float, found: float, scenes: Sequence[Sequence[Sight]]) -> float:
+    """The share of good boxes that are called LOST with these thresholds."""
+    rule = replace(rule, lost_threshold=lost, found_threshold=found)
     called = [
         status is TargetStatus.LOST
         for scene in scenes

@@ -6,8 +6,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from model.crop import Image
 from model.geometry import Box
-from training.shards import PATCHES, Image, Record, Shards
+from training.shards import PATCHES, Record, Shards
 from training.view import Layer, View, center_of, moved_box, place, side_of, turn
 
 LOOK_ALIKE = 0.5  # share of things that are of the target's kind, where there are any
@@ -47,10 +48,14 @@ class Things:
                 large = [box for box in record.boxes if record.mask or side_of(box) >= SMALLEST_THING]
                 self._of_kind[record.kind].extend((record, box) for box in large)
 
-    def any(self, rng: np.random.Generator) -> Cutout:
-        """Anything."""
+    def any(self, target: Record | None, rng: np.random.Generator) -> Cutout:
+        """Anything, not the target itself as long as there is anything else."""
         if self._masked and (not self._patches or rng.random() < 0.6):
-            return self.cutout(self._masked[int(rng.integers(len(self._masked)))])
+            for _ in range(_DRAWS):
+                record = self._masked[int(rng.integers(len(self._masked)))]
+                if target is None or record.scene != target.scene:
+                    break
+            return self.cutout(record)
         record = self._patches[int(rng.integers(len(self._patches)))]
         box = record.boxes[0] if side_of(record.boxes[0]) >= SMALLEST_THING else Box(0.0, 0.0, record.width, record.height)
         return self.cutout(record, box)
@@ -60,7 +65,7 @@ class Things:
         kind = self._of_kind.get(target.kind, [])
         for _ in range(_DRAWS if kind else 0):
             record, box = kind[int(rng.integers(len(kind)))]
-            if _origin(record) != _origin(target):
+            if record.scene != target.scene:
                 return self.cutout(record, box)
         return None
 
@@ -83,7 +88,7 @@ class Clutter:
             if rng.random() < likely:
                 layers = (*layers, self._distractor(view.box, target, rng))
         if rng.random() < 0.5 * likely:
-            layers = (*layers, self._occluder(view.box, rng))
+            layers = (*layers, self._occluder(view.box, target, rng))
         return View(layers, view.box)
 
     def instead(self, view: View, target: Record | None, rng: np.random.Generator) -> View:
@@ -101,19 +106,15 @@ class Clutter:
         at = (center_of(box)[0] + float(offset[0]), center_of(box)[1] + float(offset[1]))
         return self._thing(target, rng).placed(at, side, rng, flip=bool(rng.random() < 0.5))[0]
 
-    def _occluder(self, box: Box, rng: np.random.Generator) -> Layer:
+    def _occluder(self, box: Box, target: Record | None, rng: np.random.Generator) -> Layer:
         side = side_of(box) * rng.uniform(0.3, 0.7)
         x, y = center_of(box)
         at = (x + box.width * rng.uniform(-0.5, 0.5), y + box.height * rng.uniform(-0.5, 0.5))
-        return self._things.any(rng).placed(at, side, rng, flip=bool(rng.random() < 0.5))[0]
+        return self._things.any(target, rng).placed(at, side, rng, flip=bool(rng.random() < 0.5))[0]
 
     def _thing(self, target: Record | None, rng: np.random.Generator) -> Cutout:
         like = self._things.like(target, rng) if target is not None and rng.random() < LOOK_ALIKE else None
-        return like or self._things.any(rng)
-
-
-def _origin(record: Record) -> tuple[str, str]:
-    return record.shard, record.sequence or record.image
+        return like or self._things.any(target, rng)
 
 
 def _rectangle(image: Image, box: Box) -> Image:

@@ -82,7 +82,6 @@ class Trainer:
         model = self._model.to(self._device)
         self._average.to(self._device).eval().requires_grad_(False)
         trained = _trained_part(model, phase, is_taught=self._teacher is not None)
-        model.box_head.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         optimizer = torch.optim.AdamW(_groups(trained, phase, self._recipe.weight_decay))
         if self._optimizer_state is not None:
             optimizer.load_state_dict(self._optimizer_state)

@@ -6,11 +6,12 @@ from typing import NamedTuple
 import numpy as np
 
 from model.config import MAX_RULE_FRAMES, UpdateRule
+from model.crop import Image
 from model.geometry import Box, overlap
 from model.mixformer import Network
 from model.tracker import Tracker
 from training.calibrate import BAD_OVERLAP, GOOD_OVERLAP
-from training.shards import Image, Record
+from training.shards import Record
 
 OTHERS = 3  # videos that each is cut to at its end,
 FRAMES_OF_OTHERS = 12  # for so long

@@ -7,10 +7,10 @@ import numpy as np
 import numpy.typing as npt
 
 from model.config import ModelConfig
+from model.crop import Image
 from model.geometry import Box, CropWindow, crop_window
 from training.augment import Augmentation, ColorMatrix, chain, color_matrix, light_matrix, photograph
 from training.mistakes import Moment, Moments
-from training.shards import Image
 from training.sources import Sources, Triple
 from training.view import View, box_in_window, center_of, render, side_of
 

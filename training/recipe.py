@@ -81,9 +81,10 @@ def read_recipe(path: Path) -> Recipe:
     if recipe.pretrained and config.family is not Family.MIXVIT:
         raise RecipeError(f"{path}: pretrained = true, but the ImageNet network is a ViT and {config.name} is none")
     for number, phase in enumerate(recipe.phases):
-        if phase.mistakes and phase.part == "box":
+        if (phase.mistakes or phase.absent) and phase.part == "box":
             raise RecipeError(
-                f"{path}: phase {number} trains boxes and has mistakes = {phase.mistakes:g}: they are for the score head"
+                f"{path}: phase {number} trains boxes and has mistakes = {phase.mistakes:g} and absent = {phase.absent:g}: "
+                "they are for the score head"
             )
     if (last.template_size, last.search_size) != (config.template_size, config.search_size):
         sizes = (

@@ -44,8 +44,7 @@ def read_frame(path: Path) -> Image:
 
 
 def _read(folder: Path, limit: int | None) -> Sequence:
-    lines = (folder / ANNOTATION).read_text().split("\n")
-    boxes = [_box(folder, line) for line in lines if line.strip()]
+    boxes = [_box(folder, line) for line in (folder / ANNOTATION).read_text().rstrip().split("\n")]
     images = sorted(path for path in _pictures(folder).iterdir() if path.suffix.lower() in (".jpg", ".jpeg", ".png"))
     if not images or len(images) < len(boxes):
         raise SequenceError(f"{folder.name}: {len(images)} pictures for {len(boxes)} boxes")

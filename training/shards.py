@@ -4,19 +4,17 @@ import json
 import os
 import tarfile
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 
+from model.crop import Image
 from model.geometry import Box
 from training.drawn import Drawn, read_drawn
 from training.kinds import has_strings, kind_of
-
-Image = npt.NDArray[np.uint8]
 
 DATA_VARIABLE = "MIXFORMER_DATA"
 SHARDS = ("davis", "uavdt", "vehicles", "road_signs", "small_boxed", "imagenet_sample", "bsds", "camvid", "tiny_imagenet")
@@ -25,6 +23,7 @@ PATCHES = "tiny_imagenet"  # the shard of small pictures with an object in each
 # The rule of the split. Videos are held out whole: two frames of one video are nearly the same picture.
 VALIDATION_SEQUENCES = frozenset({"davis/libby", "davis/car-shadow", "uavdt/S0601"})
 VALIDATION_ONE_IN = 50  # of the single pictures, chosen by a hash of their name
+_ONE_DRIVE = frozenset({"camvid"})  # shards that are frames of a few streets, though their index names no video
 _STRING = 5  # pixels; what is thinner is a string
 
 
@@ -35,7 +34,8 @@ class ShardError(ValueError):
 @dataclass(frozen=True)
 class Record:
     """One picture of a shard. `boxes` are pixels of the picture; `sequence` is "" where it belongs to no video,
-    `kind` what its boxes show, "" where that is not known, `is_drawn` whether they were drawn here (training/drawn.py)."""
+    `kind` what its boxes show, "" where that is not known, `is_drawn` whether they were drawn here (training/drawn.py) and `track`
+    which target of its video they are then, "" for a picture of its own. A picture with more than one kind drawn has a record for each."""
 
     shard: str
     image: str
@@ -47,6 +47,12 @@ class Record:
     mask: str
     kind: str = ""
     is_drawn: bool = False
+    track: str = ""
+
+    @property
+    def scene(self) -> tuple[str, str]:
+        """The same for pictures that may show the same targets: the frames of a video, and all of a shard that is one drive."""
+        return self.shard, self.sequence or ("" if self.shard in _ONE_DRIVE else self.image)
 
     @property
     def is_validation(self) -> bool:
@@ -60,9 +66,9 @@ class Shards:
     """The files of several shards, and a record for each picture."""
 
     def __init__(
-        self, folder: Path, names: Iterable[str] = SHARDS, drawn: Mapping[tuple[str, str], Drawn] | None = None
+        self, folder: Path, names: Iterable[str] = SHARDS, drawn: Mapping[tuple[str, str], Sequence[Drawn]] | None = None
     ) -> None:
-        """Reads `folder/NAME.tar` for every name; `drawn`: boxes for pictures that have none, those of training/drawn.py unless told.
+        """Reads `folder/NAME.tar` for every name; `drawn`: boxes drawn on them, those of training/drawn.py unless told.
 
         Raises ShardError where a shard is missing or has no usable index.
         """
@@ -98,7 +104,8 @@ class Shards:
             raise ShardError(f"cannot read {path}: {error}") from error
         if "index.jsonl" not in files:
             raise ShardError(f"{path} has no index.jsonl")
-        records = [_with_drawn(_record(shard, line), self._drawn) for line in files["index.jsonl"].splitlines()]
+        own = [_record(shard, line) for line in files["index.jsonl"].splitlines()]
+        records = [each for record in own for each in _with_drawn(record, self._drawn.get((shard, record.image), ()))]
         missing = {name for record in records for name in (record.image, record.mask) if name} - files.keys()
         if missing:
             raise ShardError(f"{path} lacks {len(missing)} pictures of its index, {min(missing)} for one")
@@ -145,9 +152,15 @@ def _without_strings(mask: Image) -> Image:
     return np.where(parts == largest, np.uint8(255), np.uint8(0)) if largest else mask
 
 
-def _with_drawn(record: Record, drawn: Mapping[tuple[str, str], Drawn]) -> Record:
-    """The picture with the boxes drawn for it, if it has none of its own and is the one that they were drawn on."""
-    found = drawn.get((record.shard, record.image))
-    if record.boxes or found is None or (found.width, found.height) != (record.width, record.height):
-        return record
-    return replace(record, boxes=found.boxes, kind=found.kind, is_drawn=True)
+def _with_drawn(record: Record, drawn: Sequence[Drawn]) -> Iterator[Record]:
+    """The picture, with the boxes drawn on it if it is the one that they were drawn on: a picture that has boxes gets tracks alone."""
+    fitting = [each for each in drawn if (each.width, each.height) == (record.width, record.height)]
+    stills = [] if record.boxes else [each for each in fitting if not each.track]
+    if not stills:
+        yield record
+    for each in stills:
+        yield replace(record, boxes=each.boxes, kind=each.kind, is_drawn=True)
+    for each in fitting:
+        if each.track:
+            frame = int(Path(record.image).stem)
+            yield replace(record, boxes=each.boxes, kind=each.kind, is_drawn=True, track=each.track, frame=frame, mask="")

@@ -7,11 +7,12 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from model.crop import Image
 from model.geometry import Box
 from model.mixformer import Network
 from training.clutter import Clutter, Things
 from training.mistakes import Moments, met
-from training.shards import PATCHES, Image, Record, Shards
+from training.shards import PATCHES, Record, Shards
 from training.view import Layer, View, center_of, moved_box, place, side_of, turn
 
 SMALLEST_STILL = 8.0  # side in pixels; below it a still shows nothing that could be told apart
@@ -45,39 +46,46 @@ class Sources:
         records = list(records)
         self._shards = shards
         self._videos: dict[str, list[Record]] = defaultdict(list)
+        tracks: dict[str, list[Record]] = defaultdict(list)
         stills: list[tuple[Record, Box]] = []
-        self._photos: list[Record] = []
+        photos: dict[tuple[str, str], Record] = {}
         patches: list[Record] = []
         for record in records:
             if record.shard == PATCHES:
                 patches.append(record)
                 continue
-            self._photos.append(record)
-            if record.sequence and record.boxes:
+            photos[record.shard, record.image] = record
+            if record.track:
+                tracks[f"{record.shard}/{record.sequence}/{record.track}"].append(record)
+            elif record.sequence and record.boxes:
                 self._videos[f"{record.shard}/{record.sequence}"].append(record)
             elif record.boxes:
                 stills.extend((record, box) for box in record.boxes if side_of(box) >= SMALLEST_STILL)
         self._small = [(record, record.boxes[0]) for record in patches if _shows_whole(record)]
         self._boxed = _Stills(shards, [(record, box) for record, box in stills if not record.is_drawn])
         self._drawn = _Stills(shards, [(record, box) for record, box in stills if record.is_drawn])
-        self._video_shares = _shares([len(frames) ** 0.5 for frames in self._videos.values()])
+        self._photos = list(photos.values())
+        self._video = _Videos(self._videos.values())
+        self._track = _Videos(tracks.values())
         self._masked = [name for name, frames in self._videos.items() if frames[0].mask]
-        self._things = Things(shards, records)
+        self._things = Things(shards, [record for record in records if not record.track])
         self._clutter = Clutter(self._things)
         self._draw: dict[str, Callable[[np.random.Generator, int], Triple]] = {
-            "video": self.video, "boxed": self.boxed, "drawn": self.drawn, "small": self.small, "region": self.region,
+            "video": self.video, "track": self.track, "boxed": self.boxed, "drawn": self.drawn, "small": self.small, "region": self.region,
             "pasted": self.pasted,
         }  # fmt: skip
 
     def draw(self, source: str, rng: np.random.Generator, gap: int) -> Triple:
-        """Three views from the named source: video, boxed, drawn, small, region or pasted."""
+        """Three views from the named source: video, track, boxed, drawn, small, region or pasted."""
         return self._draw[source](rng, gap)
 
     def video(self, rng: np.random.Generator, gap: int) -> Triple:
         """Three frames of one video, long videos more often."""
-        frames = list(self._videos.values())[rng.choice(len(self._videos), p=self._video_shares)]
-        records = _three(frames, rng, gap)
-        return self._finished([self._frame(record, rng) for record in records], records[0], rng, clutter=0.2)
+        return self._moving(self._video.one(rng), rng, gap)
+
+    def track(self, rng: np.random.Generator, gap: int) -> Triple:
+        """The same with a target that was drawn here: heads, parts, and others than the one that the data set follows."""
+        return self._moving(self._track.one(rng), rng, gap)
 
     def boxed(self, rng: np.random.Generator, gap: int) -> Triple:
         """One picture with a box, seen three times from slightly different places. It has no frames, so `gap` is unused."""
@@ -128,6 +136,10 @@ class Sources:
         view = _seen(found.image, found.box, rng, strength=0.5)
         return _on_backdrop(view, self._photo(rng), rng) if rng.random() < BACKDROP else view
 
+    def _moving(self, frames: list[Record], rng: np.random.Generator, gap: int) -> Triple:
+        records = _three(frames, rng, gap)
+        return self._finished([self._frame(record, rng) for record in records], records[0], rng, clutter=0.2)
+
     def _still(
         self, image: Image, box: Box, target: Record | None, rng: np.random.Generator, backdrop: float = BACKDROP,
         clutter: float = 0.25,
@@ -158,6 +170,18 @@ class Sources:
         at = (width * rng.uniform(0.15, 0.85), height * rng.uniform(0.15, 0.85))
         layer, box = self._things.cutout(record).placed(at, side, rng)
         return View((Layer(photo, np.eye(3)), layer), box)
+
+
+class _Videos:
+    """Videos of a target each, to be drawn from."""
+
+    def __init__(self, videos: Iterable[list[Record]]) -> None:
+        self._videos = list(videos)
+        self._shares = _shares([len(frames) ** 0.5 for frames in self._videos])
+
+    def one(self, rng: np.random.Generator) -> list[Record]:
+        """The frames of one, long ones more often."""
+        return self._videos[rng.choice(len(self._videos), p=self._shares)]
 
 
 class _Stills:

@@ -27,7 +27,7 @@ class Teacher:
         if folded.config.family is not Family.MIXVIT:
             raise RecipeError(f"{path}: {folded.config.name} cannot teach, only a network without BatchNorm in its backbone")
         self._path = path
-        self._network = _unfolded(folded).to(device)
+        self._given = self._network = _unfolded(folded).to(device)
 
     def give_heads(self, student: MixFormer) -> None:
         """The student's heads become the teacher's. Raises RecipeError where the two networks do not fit each other."""
@@ -42,7 +42,7 @@ class Teacher:
         """What the teacher makes of normalised templates [B, 1 + K, 3, T, T] and search regions [B, 3, S, S]."""
         config = self._network.config.with_sizes(templates.shape[-1], search.shape[-1])
         if config != self._network.config:
-            self._network = at_sizes(self._network, config).eval().to(search.device)
+            self._network = at_sizes(self._given, config).eval().to(search.device)
         shown: JointOutput = self._network(templates, search)
         return shown
 

@@ -7,8 +7,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from model.crop import Image
 from model.geometry import Box, CropWindow
-from training.shards import Image
 
 Matrix = npt.NDArray[np.float64]
 
