@@ -21,7 +21,7 @@
 # make confined-test without Docker: user 10001, no capability, a read-only file system (needs root)
 # make audit         known vulnerabilities of every pinned package, by pip-audit (needs pypi.org's own API)
 # make deploy-check  what watches and runs the service, by the tools it is for (needs promtool, openssl)
-# make clean         without .venv, build/, demo_output/ and the tools' caches; weights/ and runs/ stay
+# make clean         removes .venv, build/, demo_output/ and the tools' caches; weights/ and runs/ stay
 
 PYTHON ?= python3
 RECIPE ?= mixvit_tiny_cpu
@@ -74,7 +74,7 @@ train: setup
 	$(BIN)/python -m training train training/recipes/$(RECIPE).toml weights/$(RECIPE).safetensors --data $(DATA)
 	$(BIN)/python -m training calibrate weights/$(RECIPE).safetensors --data $(DATA)
 	$(BIN)/python -m training quantise weights/$(RECIPE).safetensors --data $(DATA)
-	$(if $(SEQUENCES),$(BIN)/python -m training evaluate $(SEQUENCES) --weights weights/$(RECIPE).safetensors)
+	$(if $(SEQUENCES),$(BIN)/python -m training evaluate $(SEQUENCES) --weights weights/$(RECIPE).safetensors $(if $(VITTRACK),--vittrack $(VITTRACK)))
 
 evaluate: setup
 	$(BIN)/python -m training evaluate $(SEQUENCES) --weights $(WEIGHTS) $(if $(VITTRACK),--vittrack $(VITTRACK))

@@ -44,7 +44,7 @@ def test_compose_listens_inside_and_publishes_on_loopback() -> None:
     assert (settings.listen, settings.metrics) == ("0.0.0.0:50051", "0.0.0.0:9090")
     published = [port for each in services.values() for port in each.get("ports", [])]
     assert len(published) == 4
-    assert all(port.startswith("${BIND_ADDRESS:-127.0.0.1}:") for port in published)
+    assert all(port.startswith(("${BIND_ADDRESS:-127.0.0.1}:", "${MONITORING_ADDRESS:-127.0.0.1}:")) for port in published)
 
 
 @pytest.mark.parametrize("name", ["tracker", "tracker-2"])

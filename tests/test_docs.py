@@ -59,8 +59,10 @@ def test_every_make_target_is_told_at_the_top_and_no_page_names_another() -> Non
 
 def test_the_python_example_runs(tmp_path: Path) -> None:
     (example,) = re.findall(r"```python\n(.*?)```", API, re.DOTALL)
+    shot = tmp_path / "demo_output" / "shot"
+    shot.mkdir(parents=True)
     for number, (image, _) in enumerate(synthetic_clip(640, 480, 2)):
-        (tmp_path / f"{number}.jpg").write_bytes(simplejpeg.encode_jpeg(image))
+        (shot / f"{number}.jpg").write_bytes(simplejpeg.encode_jpeg(image))
     with listening(FakeService()) as server:
         command = [sys.executable, "-c", example.replace("127.0.0.1:50051", server)]
         done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True, timeout=60)
