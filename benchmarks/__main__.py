@@ -9,14 +9,14 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import arithmetic, decoding, front, gpu, integers, service, sessions, sharing, speedup, watching
+from benchmarks import arithmetic, decoding, front, gpu, precision, service, sessions, sharing, speedup, watching
 from benchmarks.timing import CLOCKS, Figure, Options
 from service.cpu import usable_cores
 
 BENCHMARKS: dict[str, Callable[[Options], dict[str, Figure]]] = {
     "speedup": speedup.measure,
     "arithmetic": arithmetic.measure,
-    "integers": integers.measure,
+    "precision": precision.measure,
     "sessions": sessions.measure,
     "gpu": gpu.measure,
     "service": service.measure,

@@ -18,7 +18,7 @@ GEMM_SIDE = 2048
 def measure(options: Options) -> dict[str, Figure]:
     """FLOP/s of the pass over FLOP/s of the product, and both."""
     model = folded_network(VARIANT)
-    served = choose_network(model, threads=options.threads)
+    served = choose_network(model, precision="float32", threads=options.threads)
     search, memory = search_crops(model), model.encode(template_crops(model))
     left, right = torch.randn(2, GEMM_SIDE, GEMM_SIDE)
     of_pass, of_gemm = count_flops(model, search, memory), 2 * GEMM_SIDE**3

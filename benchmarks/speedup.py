@@ -2,17 +2,16 @@
 
 The original runs eagerly, in a process of its own whose threads wait as torch's do by themselves, busily: it has an operation
 to wait for every millisecond, and asleep (as `make bench` and the service have it) they take twice as long for it.
-Where a CPU has instructions for 8-bit integers, the recorded network runs beside both, with the layers rounded that LIMIT allows:
-whether boxes stay where they are depends on weights and ranges, how fast it is does not.
+Where a CPU has instructions for 8-bit integers, the recorded network runs beside both, with the layers rounded that LIMIT allows, and
+where it has bfloat16, in that: whether boxes stay where they are depends on weights and ranges, how fast it is does not.
 """
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from functools import cache, partial
 from multiprocessing import get_context
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -24,7 +23,7 @@ from benchmarks.timing import CLOCKS, Figure, Options, in_turn, ratio, seconds_o
 from model.compiled import CompiledMixFormer
 from model.mixformer import Network, Prediction
 from model.quantised import TrackingPass
-from service.cpu import has_native_int8, usable_cores
+from service.cpu import has_native_bfloat16, has_native_int8, usable_cores
 from service.device import choose_network
 from training.quantise import box_differences
 
@@ -34,26 +33,26 @@ WAITING = "OMP_WAIT_POLICY"
 
 
 def measure(options: Options) -> dict[str, Figure]:
-    """How many times faster, our frames a second, and in 8-bit integers also how far boxes are from float32's."""
-    if not has_native_int8():
-        return compare(options)
+    """How many times faster, our frames a second, and in reduced precision also how far boxes are from float32's."""
     found = rounded(LIMIT)
-    by_integers = CompiledMixFormer(found.model, options.threads or usable_cores(), ranges=found.choice.ranges)
-    pixels = box_differences(found.model, by_integers, found.others).tolist()
-    return compare(options, Rounding(by_integers, found.others[0])) | {"mixcvt_int8_distance": Figure.of(pixels, "px")}
-
-
-class Rounding(NamedTuple):
-    """A network in 8-bit integers, and what it is timed on."""
-
-    network: Network
-    given: TrackingPass
+    threads = options.threads or usable_cores()
+    reduced = {}
+    if has_native_int8():
+        reduced["int8"] = CompiledMixFormer(found.model, threads, ranges=found.choice.ranges)
+    if has_native_bfloat16():
+        reduced["bfloat16"] = CompiledMixFormer(found.model, threads, in_bfloat16=True)
+    distances = {
+        f"mixcvt_{name}_distance": Figure.of(box_differences(found.model, network, found.others).tolist(), "px")
+        for name, network in reduced.items()
+    }
+    return compare(options, reduced, found.others[0]) | distances
 
 
 @torch.inference_mode()
-def compare(options: Options, rounding: Rounding | None = None, variant: str = VARIANT) -> dict[str, Figure]:
-    """The ratios, all sides in turn. Raises ValueError where float32 does not give the original's boxes."""
-    ours = choose_network(folded_network(variant), threads=options.threads)
+def compare(options: Options, reduced: Mapping[str, Network], given: TrackingPass, variant: str = VARIANT) -> dict[str, Figure]:
+    """The ratios, all sides in turn; the `reduced` networks are timed on `given`. Raises ValueError where float32 does not give the
+    original's boxes."""
+    ours = choose_network(folded_network(variant), precision="float32", threads=options.threads)
     search, memory = search_crops(ours), ours.encode(template_crops(ours))
     clock = CLOCKS[options.clock]
     with _process_of_its_own(options.threads or usable_cores()) as aside:
@@ -64,16 +63,13 @@ def compare(options: Options, rounding: Rounding | None = None, variant: str = V
             "original": lambda: aside.submit(_seconds_of_original, variant, options.clock).result(),
             "ours": partial(seconds_of, lambda: ours.track(search, memory), clock),
         }
-        if rounding:
-            stopwatches["int8"] = partial(seconds_of, lambda: rounding.network.track(*rounding.given), clock)
+        for name, network in reduced.items():
+            stopwatches[name] = partial(seconds_of, partial(network.track, *given), clock)
         seconds = in_turn(stopwatches, options.repeats)
-    figures = {
+    return {
         "mixcvt_speedup_over_original": ratio(seconds, "original", "ours"),
         "mixcvt_fps_one_session": Figure.of([1 / each for each in seconds["ours"]], "frames/s"),
-    }
-    if rounding:
-        figures["mixcvt_int8_speedup_over_original"] = ratio(seconds, "original", "int8")
-    return figures
+    } | {f"mixcvt_{name}_speedup_over_original": ratio(seconds, "original", name) for name in reduced}
 
 
 @contextmanager

@@ -1,5 +1,5 @@
 """The tracking pass on a CPU by OpenVINO: what `MixFormer.track` computes in float32, in a third to a half of the time; or nearly
-that with 8-bit integers (`quantised.py`), faster again.
+that with products in bfloat16 or of 8-bit integers (`quantised.py`), faster again.
 
 The network is traced in parts, each stage and then the heads, so that the time of each can still be told. Every part runs one
 target a request: on a CPU a batch gains nothing inside an operation, and targets side by side need not wait for each other.
@@ -35,19 +35,30 @@ _TOKENS = 2  # the dimension of keys and values that grows with the number of on
 class CompiledMixFormer:
     """A Network whose `track` is compiled for `threads` threads of this CPU; `encode`, once a template change, stays torch's."""
 
-    def __init__(self, model: MixFormer, threads: int, cache_folder: Path | None = None, ranges: Ranges | None = None) -> None:
+    def __init__(
+        self,
+        model: MixFormer,
+        threads: int,
+        cache_folder: Path | None = None,
+        ranges: Ranges | None = None,
+        in_bfloat16: bool = False,
+    ) -> None:
         """`model` folded, in evaluation mode, float32, on the CPU. `cache_folder`: a folder that keeps the traced graphs, which take
-        several seconds to make; OSError where it cannot be used. `ranges`: of the layers that are to run with 8-bit integers.
-        Raises ValueError for a model of another precision, and for ranges that do not fit it."""
+        several seconds to make; OSError where it cannot be used. `ranges`: of the layers that are to run with 8-bit integers;
+        `in_bfloat16`: everything up to the corner maps and the score's last layer runs in bfloat16, on a CPU that has it.
+        Raises ValueError for a model of another precision, for ranges that do not fit it and for both together."""
         if model.precision != torch.float32 or model.device.type != "cpu":
             raise ValueError(f"compiled from float32 on the CPU, not from {model.precision} on {model.device}")
+        if ranges and in_bfloat16:
+            raise ValueError(f"{len(ranges)} layers with ranges for 8-bit integers and bfloat16: one or the other")
         self._model = model
         self._blocks = tuple(stage.depth for stage in model.config.stages)
-        self._precision = torch.int8 if ranges else torch.float32
+        self._precision = torch.int8 if ranges else torch.bfloat16 if in_bfloat16 else torch.float32
         graphs = _graphs(quantised(model, ranges) if ranges else model, cache_folder)
         # One target gets all threads. Several run side by side, each on one thread: nothing waits inside an operation.
-        self._alone = _Parts(graphs, threads, streams=1)
-        self._together = _Parts(graphs, threads, streams=threads) if threads > 1 else self._alone
+        hint = "bf16" if in_bfloat16 else "f32"
+        self._alone = _Parts(graphs, hint, threads, streams=1)
+        self._together = _Parts(graphs, hint, threads, streams=threads) if threads > 1 else self._alone
 
     @property
     def config(self) -> ModelConfig:
@@ -56,7 +67,7 @@ class CompiledMixFormer:
 
     @property
     def precision(self) -> torch.dtype:
-        """int8 where it has ranges, else float32."""
+        """int8 where it has ranges, bfloat16 where it was asked for, else float32."""
         return self._precision
 
     @property
@@ -106,12 +117,12 @@ class _Graph(NamedTuple):
 class _Parts:
     """The parts, compiled for a number of threads shared out over `streams` requests that run side by side."""
 
-    def __init__(self, graphs: Sequence[openvino.Model], threads: int, streams: int) -> None:
+    def __init__(self, graphs: Sequence[openvino.Model], hint: str, threads: int, streams: int) -> None:
         core = _core()
         # Pinned threads would meet those of every other process that pins its own to the first cores.
         settings = {
             "INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": streams, "ENABLE_CPU_PINNING": False,
-            "INFERENCE_PRECISION_HINT": "f32",
+            "INFERENCE_PRECISION_HINT": hint,
         }  # fmt: skip
         self._compiled = [core.compile_model(graph, "CPU", settings) for graph in graphs]
         self._requests: list[list[openvino.InferRequest]] = [[] for _ in graphs]

@@ -2,6 +2,7 @@
 
 import logging
 import os
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -27,12 +28,13 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
-def choose_dtype(precision: str, device: torch.device) -> torch.dtype:
-    """What the weights are loaded in: `auto` is half precision where the hardware has it; `int8` is made of float32."""
+def choose_dtype(precision: str, device: torch.device, backend: str = "auto") -> torch.dtype:
+    """What the weights are loaded in: `auto` is half precision on a GPU, and on a CPU that has bfloat16 where torch is to run them.
+    What OpenVINO runs is made of float32 (`choose_network`)."""
+    if device.type == "cpu" and backend != "torch" and (precision == "auto" or _takes_bfloat16(precision)):
+        return torch.float32
     if precision == "auto":
-        if device.type == "cpu":
-            return torch.bfloat16 if has_native_bfloat16() else torch.float32
-        return torch.float16
+        return torch.float16 if device.type != "cpu" else torch.bfloat16 if has_native_bfloat16() else torch.float32
     return {"bfloat16": torch.bfloat16, "float16": torch.float16}.get(precision, torch.float32)
 
 
@@ -44,8 +46,9 @@ def choose_network(
     threads: int = 0,
     cache_dir: str = "",
 ) -> Network:
-    """The network as that backend runs it; `auto` is the faster one: OpenVINO on a CPU in float32, torch everywhere else. OpenVINO
-    multiplies 8-bit integers where the weights have `ranges` and the CPU has instructions for it, unless `precision` is float32.
+    """The network as that backend runs it; `auto` is the faster one: OpenVINO on a CPU for a model in float32, torch everywhere else.
+    By itself OpenVINO computes in bfloat16 where the CPU has it, else with 8-bit integers where the CPU has instructions for it and the
+    weights have `ranges`; `precision` may say otherwise.
 
     `threads` 0 means every core this process may use. Raises SettingsError where the backend cannot run the network.
     """
@@ -56,13 +59,19 @@ def choose_network(
         raise SettingsError(f"backend='openvino' runs float32 on a CPU, not {model.precision} on {model.device}")
     if backend == "torch" or not can_compile:
         return model
-    used = ranges if precision == "int8" or (precision == "auto" and has_native_int8()) else None
-    threads = threads or usable_cores()
+    in_bfloat16 = _takes_bfloat16(precision)
+    used = ranges if precision == "int8" or (precision == "auto" and has_native_int8() and not in_bfloat16) else None
+    compiled = partial(CompiledMixFormer, model, threads or usable_cores(), ranges=used, in_bfloat16=in_bfloat16)
     try:
-        return CompiledMixFormer(model, threads, Path(cache_dir) if cache_dir else _cache_folder(), used)
+        return compiled(Path(cache_dir) if cache_dir else _cache_folder())
     except OSError as error:
         _log.warning("compiled networks are not kept, so every start compiles anew: %s", error)
-        return CompiledMixFormer(model, threads, ranges=used)
+        return compiled()
+
+
+def _takes_bfloat16(precision: str) -> bool:
+    """Whether OpenVINO is to compute in bfloat16. Where a CPU lacks it, torch has to emulate it for who asks."""
+    return precision in ("auto", "bfloat16") and has_native_bfloat16()
 
 
 def _check_int8(model: MixFormer, ranges: Ranges | None, backend: str) -> None:

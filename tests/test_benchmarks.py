@@ -64,8 +64,8 @@ def test_speedup_has_the_times_of_all_sides_once_their_boxes_agree() -> None:
     config = VARIANTS["mixcvt_small"]
     network = folded_network(config.name)
     memory = network.encode(crops(1, 2, config.template_size, config.template_size))
-    rounding = speedup.Rounding(network, TrackingPass(crops(1, config.search_size, config.search_size), memory))
-    figures = speedup.compare(Options(2, "cpu", 1), rounding, config.name)
+    given = TrackingPass(crops(1, config.search_size, config.search_size), memory)
+    figures = speedup.compare(Options(2, "cpu", 1), {"int8": network}, given, config.name)
     for side, figure in (("ours", "mixcvt_speedup_over_original"), ("int8", "mixcvt_int8_speedup_over_original")):
         raw = figures[figure].raw
         assert {name: len(seconds) for name, seconds in raw.items()} == {"original_seconds": 2, f"{side}_seconds": 2}

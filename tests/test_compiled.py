@@ -6,11 +6,12 @@ import signal
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from tiny import CONFIG, crop
 
-from benchmarks.recorded import compiled, loaded
+from benchmarks.recorded import compiled, from_recorded_state, loaded
 from model.compiled import CompiledMixFormer
 from model.config import ModelConfig
 from model.layers import fold_batch_norms
@@ -18,6 +19,7 @@ from model.memory import TemplateMemory
 from model.mixformer import MixFormer, Prediction
 from service.config import SettingsError
 from service.device import choose_network
+from training.quantise import box_differences
 
 
 @pytest.fixture(scope="module")
@@ -130,6 +132,27 @@ def test_other_precisions_stay_with_torch(config: ModelConfig = CONFIG) -> None:
         choose_network(model, backend="openvino")
     with pytest.raises(ValueError, match="bfloat16"):
         CompiledMixFormer(model, 1)
+
+
+@torch.inference_mode()
+def test_bfloat16_keeps_the_recorded_boxes_within_a_pixel() -> None:
+    # Frame by frame from the recorded state. A CPU without the instructions may compute in float32 instead.
+    model = loaded("mixcvt_online").model
+    network = CompiledMixFormer(model, 2, in_bfloat16=True)
+    assert network.precision == torch.bfloat16
+    passes = from_recorded_state(model)
+    differences = box_differences(model, network, passes)
+    assert np.median(differences) < 1.0
+    assert differences.max() < 3.0
+    scores = [each.scores for each in (one.track(*passes[0]) for one in (model, network))]
+    assert scores[0] is not None
+    assert scores[1] is not None
+    assert torch.allclose(scores[0], scores[1], atol=0.02)
+
+
+def test_bfloat16_and_integers_are_not_mixed(model: MixFormer) -> None:
+    with pytest.raises(ValueError, match="one or the other"):
+        CompiledMixFormer(model, 1, ranges={"backbone": torch.ones(2, 1)}, in_bfloat16=True)
 
 
 def test_openvino_cannot_tell_its_makers(network: CompiledMixFormer) -> None:

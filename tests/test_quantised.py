@@ -156,14 +156,16 @@ class Uncompiled(NamedTuple):
     threads: int
     cache_folder: Path
     ranges: Ranges | None
+    in_bfloat16: bool
 
 
 @pytest.fixture
-def set_cpu(monkeypatch: pytest.MonkeyPatch) -> Callable[[bool], None]:
+def set_cpu(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """A CPU with or without the instructions, for which nothing is compiled."""
 
-    def set_instructions(has_int8: bool) -> None:
+    def set_instructions(has_int8: bool, has_bfloat16: bool = False) -> None:
         monkeypatch.setattr(device, "has_native_int8", lambda: has_int8)
+        monkeypatch.setattr(device, "has_native_bfloat16", lambda: has_bfloat16)
         monkeypatch.setattr(device, "CompiledMixFormer", Uncompiled)
 
     return set_instructions
@@ -180,7 +182,7 @@ def set_cpu(monkeypatch: pytest.MonkeyPatch) -> Callable[[bool], None]:
     ],
 )
 def test_integers_are_the_default_where_cpu_and_weights_allow(
-    shipped: LoadedModel, set_cpu: Callable[[bool], None], has_int8: bool, has_ranges: bool, precision: str, rounded: bool
+    shipped: LoadedModel, set_cpu: Callable[..., None], has_int8: bool, has_ranges: bool, precision: str, rounded: bool
 ) -> None:
     set_cpu(has_int8)
     network: object = choose_network(shipped.model, shipped.ranges if has_ranges else {}, precision)
@@ -188,7 +190,39 @@ def test_integers_are_the_default_where_cpu_and_weights_allow(
     assert bool(network.ranges) is rounded
 
 
-def test_torch_is_never_given_integers(shipped: LoadedModel, set_cpu: Callable[[bool], None]) -> None:
+@pytest.mark.parametrize(
+    ("precision", "expected"),
+    [("auto", "bfloat16"), ("bfloat16", "bfloat16"), ("int8", "int8"), ("float32", "float32")],
+)
+def test_bfloat16_is_the_default_where_the_cpu_has_it(
+    shipped: LoadedModel, set_cpu: Callable[..., None], precision: str, expected: str
+) -> None:
+    set_cpu(has_int8=True, has_bfloat16=True)
+    network: object = choose_network(shipped.model, shipped.ranges, precision)
+    assert isinstance(network, Uncompiled)
+    assert (bool(network.ranges), network.in_bfloat16) == (expected == "int8", expected == "bfloat16")
+
+
+@pytest.mark.parametrize(
+    ("precision", "backend", "has_bfloat16", "dtype"),
+    [
+        ("auto", "auto", True, torch.float32),
+        ("auto", "torch", True, torch.bfloat16),
+        ("auto", "torch", False, torch.float32),
+        ("bfloat16", "openvino", True, torch.float32),
+        ("bfloat16", "auto", False, torch.bfloat16),
+        ("bfloat16", "torch", True, torch.bfloat16),
+        ("int8", "auto", True, torch.float32),
+    ],
+)
+def test_what_openvino_computes_in_bfloat16_is_made_of_float32(
+    set_cpu: Callable[..., None], precision: str, backend: str, has_bfloat16: bool, dtype: torch.dtype
+) -> None:
+    set_cpu(has_int8=True, has_bfloat16=has_bfloat16)
+    assert device.choose_dtype(precision, torch.device("cpu"), backend) == dtype
+
+
+def test_torch_is_never_given_integers(shipped: LoadedModel, set_cpu: Callable[..., None]) -> None:
     set_cpu(True)
     assert choose_network(shipped.model, shipped.ranges, backend="torch") is shipped.model
 
@@ -198,7 +232,7 @@ def test_torch_is_never_given_integers(shipped: LoadedModel, set_cpu: Callable[[
     [(False, True, "auto", "weights with ranges"), (True, False, "auto", "VNNI"), (True, True, "torch", "backend openvino")],
 )
 def test_integers_that_cannot_be_had_are_refused_with_what_they_need(
-    shipped: LoadedModel, set_cpu: Callable[[bool], None], has_ranges: bool, has_int8: bool, backend: str, message: str
+    shipped: LoadedModel, set_cpu: Callable[..., None], has_ranges: bool, has_int8: bool, backend: str, message: str
 ) -> None:
     set_cpu(has_int8)
     with pytest.raises(SettingsError, match=f"precision='int8' needs .*{message}"):

@@ -52,7 +52,7 @@ class Runner:
             torch.cuda.set_device(self._device)  # where events are recorded
         else:
             keep_freed_memory()
-        self._dtype = choose_dtype(settings.precision, self._device)
+        self._dtype = choose_dtype(settings.precision, self._device, settings.backend)
         try:
             loaded = load_model(settings.weights, settings.variant or None, self._device, self._dtype)
         except CheckpointError as error:
