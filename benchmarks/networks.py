@@ -3,9 +3,12 @@
 import torch
 from torch import Tensor
 
+from model.compiled import CompiledMixFormer
 from model.config import VARIANTS
 from model.layers import fold_batch_norms
 from model.mixformer import MixFormer, Network
+from model.quantised import Ranges
+from service.cpu import has_native_bfloat16, has_native_int8
 
 
 def random_network(name: str) -> MixFormer:
@@ -19,6 +22,16 @@ def folded_network(name: str) -> MixFormer:
     model = random_network(name)
     fold_batch_norms(model)
     return model
+
+
+def in_reduced_precision(model: MixFormer, ranges: Ranges, threads: int) -> dict[str, CompiledMixFormer]:
+    """A network in 8-bit integers and in bfloat16, where the CPU has instructions for it: the service takes no others."""
+    networks = {}
+    if has_native_int8():
+        networks["int8"] = CompiledMixFormer(model, threads, ranges=ranges)
+    if has_native_bfloat16():
+        networks["bfloat16"] = CompiledMixFormer(model, threads, in_bfloat16=True)
+    return networks
 
 
 def random_crops(*shape: int) -> Tensor:

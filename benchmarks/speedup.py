@@ -17,13 +17,12 @@ import torch
 from torch import Tensor
 
 from benchmarks import original
-from benchmarks.networks import folded_network, random_network, search_crops, template_crops
+from benchmarks.networks import folded_network, in_reduced_precision, random_network, search_crops, template_crops
 from benchmarks.recorded import rounded
 from benchmarks.timing import CLOCKS, Figure, Options, in_turn, ratio, seconds_of
-from model.compiled import CompiledMixFormer
 from model.mixformer import Network, Prediction
 from model.quantised import TrackingPass
-from service.cpu import has_native_bfloat16, has_native_int8, usable_cores
+from service.cpu import usable_cores
 from service.device import choose_network
 from training.quantise import box_differences
 
@@ -35,12 +34,7 @@ WAITING = "OMP_WAIT_POLICY"
 def measure(options: Options) -> dict[str, Figure]:
     """How many times faster, our frames a second, and in reduced precision also how far boxes are from float32's."""
     found = rounded(LIMIT)
-    threads = options.threads or usable_cores()
-    reduced = {}
-    if has_native_int8():
-        reduced["int8"] = CompiledMixFormer(found.model, threads, ranges=found.choice.ranges)
-    if has_native_bfloat16():
-        reduced["bfloat16"] = CompiledMixFormer(found.model, threads, in_bfloat16=True)
+    reduced = in_reduced_precision(found.model, found.choice.ranges, options.threads or usable_cores())
     distances = {
         f"mixcvt_{name}_distance": Figure.of(box_differences(found.model, network, found.others).tolist(), "px")
         for name, network in reduced.items()

@@ -97,7 +97,7 @@ class TrackingStream:
         self._server = server
         self._call = call
         self._events = aiter(call)
-        self._is_read = asyncio.Lock()
+        self._reading = asyncio.Lock()
         # Events from before the end that a failed `send` has read, since the status comes up behind them.
         self._left: deque[pb.TrackStreamResponse] = deque()
         self._end: ClientError | None = None
@@ -134,7 +134,7 @@ class TrackingStream:
         return event
 
     async def _next(self) -> pb.TrackStreamResponse | None:
-        async with self._is_read:
+        async with self._reading:
             return await anext(self._events, None)
 
     async def _checked(self, step: Awaitable[T]) -> T:
@@ -170,7 +170,7 @@ class TrackingStream:
 
 
 def _now(step: Coroutine[object, None, T]) -> T:
-    """What a coroutine gives that has nothing to wait for."""
+    """What a coroutine gives that has nothing to wait for; awaited, it could be late: the status is overwritten in the same turn of the loop."""
     try:
         step.send(None)
     except StopIteration as end:

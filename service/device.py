@@ -31,10 +31,10 @@ def choose_device(name: str) -> torch.device:
 def choose_dtype(precision: str, device: torch.device, backend: str = "auto") -> torch.dtype:
     """What the weights are loaded in: `auto` is half precision on a GPU, and on a CPU that has bfloat16 where torch is to run them.
     What OpenVINO runs is made of float32 (`choose_network`)."""
-    if device.type == "cpu" and backend != "torch" and (precision == "auto" or _takes_bfloat16(precision)):
-        return torch.float32
-    if precision == "auto":
-        return torch.float16 if device.type != "cpu" else torch.bfloat16 if has_native_bfloat16() else torch.float32
+    if device.type != "cpu":
+        precision = "float16" if precision == "auto" else precision
+    elif _takes_bfloat16(precision):
+        precision = "bfloat16" if backend == "torch" else "float32"
     return {"bfloat16": torch.bfloat16, "float16": torch.float16}.get(precision, torch.float32)
 
 
@@ -70,7 +70,7 @@ def choose_network(
 
 
 def _takes_bfloat16(precision: str) -> bool:
-    """Whether OpenVINO is to compute in bfloat16. Where a CPU lacks it, torch has to emulate it for who asks."""
+    """Whether a CPU is to compute in bfloat16 by its own instructions. Where it lacks them, torch has to emulate them for who asks."""
     return precision in ("auto", "bfloat16") and has_native_bfloat16()
 
 

@@ -108,11 +108,21 @@ def test_evaluate_prints_every_tracker_and_writes_its_boxes(
 ) -> None:
     write_sequence(tmp_path / "videos/Still", tmp_path / "videos/Still/img", count=3)
     result = tmp_path / "result.json"
-    assert main(["evaluate", str(tmp_path / "videos"), "--weights", str(tiny_weights), "--json", str(result)]) == 0
+    asked = ["evaluate", str(tmp_path / "videos"), "--weights", str(tiny_weights), "--bfloat16", "--json", str(result)]
+    assert main(asked) == 0
     table = capsys.readouterr().out
     assert all(
         name in table
-        for name in ("mixvit_tiny", "hold still", "MIL", "Still", "mean", "area under the ROC curve", "called LOST: ")
+        for name in (
+            "mixvit_tiny",
+            "mixvit_tiny bfloat16",
+            "hold still",
+            "MIL",
+            "Still",
+            "mean",
+            "area under the ROC curve",
+            "called LOST: ",
+        )
     )
     runs = json.loads(result.read_text())
     assert runs["hold still"]["Still"]["mean_overlap"] == 1.0

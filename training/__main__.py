@@ -85,6 +85,7 @@ def _parser() -> argparse.ArgumentParser:
     compare.add_argument("sequences", type=Path)
     compare.add_argument("--weights", type=Path, required=True)
     compare.add_argument("--vittrack", type=Path, help="OpenCV Zoo's object_tracking_vittrack_2023sep.onnx, to compare with")
+    compare.add_argument("--bfloat16", action="store_true", help="ours in bfloat16, too; for a CPU that has it")
     compare.add_argument("--frames", type=int, help="at most the first FRAMES of each sequence")
     compare.add_argument("--json", type=Path, help="write every box and figure here")
     compare.set_defaults(run=_evaluate)
@@ -182,7 +183,7 @@ def _tune(arguments: argparse.Namespace) -> int:
 def _evaluate(arguments: argparse.Namespace) -> int:
     videos = read_sequences(arguments.sequences, arguments.frames)
     loaded = load_model(arguments.weights)
-    runs = evaluate(followers(loaded, arguments.vittrack), videos)
+    runs = evaluate(followers(loaded, arguments.vittrack, arguments.bfloat16), videos)
     print(table(runs))
     for name, of_one in runs.items():
         sights = watched(of_one, videos)

@@ -52,13 +52,15 @@ class Ours:
         return self.report.box
 
 
-def followers(loaded: LoadedModel, vittrack: Path | None) -> dict[str, Follower]:
-    """All that are to be compared, by name, ours first: in float32, and with 8-bit integers where the weights have ranges."""
+def followers(loaded: LoadedModel, vittrack: Path | None, with_bfloat16: bool = False) -> dict[str, Follower]:
+    """All that are to be compared, by name, ours first: in float32, with 8-bit integers where the weights have ranges, in bfloat16."""
     name, threads = loaded.model.config.name, torch.get_num_threads()
     ours: dict[str, Follower] = {name: Ours(CompiledMixFormer(loaded.model, threads), loaded.update_rule)}
     if loaded.ranges:
         quantised = CompiledMixFormer(loaded.model, threads, ranges=loaded.ranges)
         ours[f"{name} int8"] = Ours(quantised, loaded.update_rule)
+    if with_bfloat16:
+        ours[f"{name} bfloat16"] = Ours(CompiledMixFormer(loaded.model, threads, in_bfloat16=True), loaded.update_rule)
     peers: dict[str, Follower] = {"hold still": HoldStill(), "MIL": Mil()}
     return ours | peers | ({"VitTrack": VitTrack(vittrack, torch.get_num_threads())} if vittrack is not None else {})
 
