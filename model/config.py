@@ -76,7 +76,8 @@ class UpdateRule:
     `score_decay` a frame), and every `update_interval` frames it joins the `online_size` online templates.
 
     Status: a score below `uncertain_threshold` is UNCERTAIN, `lost_after` frames in a row below `lost_threshold` are LOST,
-    and a lost target is TRACKED again only above `found_threshold`.
+    and a lost target is TRACKED again only above `found_threshold`. With `hold_size`, which the original does not have, the
+    search window keeps the size that goes with the last TRACKED box until the target is TRACKED again.
     """
 
     update_interval: int = 200
@@ -88,6 +89,7 @@ class UpdateRule:
     lost_threshold: float = 0.25
     found_threshold: float = 0.5
     lost_after: int = 5
+    hold_size: bool = False
 
     def __post_init__(self) -> None:
         for field in fields(self):

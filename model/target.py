@@ -43,7 +43,8 @@ class TargetState:
     """The whole state of a target: plain values and crops, enough to go on anywhere.
 
     `frames` counts predictions, `best_score` and `candidate` the best since the last renewal; `next_replaced` is the online
-    template that a full ring gives up next; `low_frames` counts frames in a row below the rule's lost_threshold.
+    template that a full ring gives up next; `low_frames` counts frames in a row below the rule's lost_threshold. `sought`: the box
+    to search around where that is not the report's, but one of another size with the same centre (the rule's hold_size).
     """
 
     report: TargetReport
@@ -54,6 +55,7 @@ class TargetState:
     frames: int = 0
     next_replaced: int = 0
     low_frames: int = 0
+    sought: Box | None = None
 
 
 def next_status(rule: UpdateRule, status: TargetStatus, low_frames: int, score: float) -> TargetStatus:
@@ -110,19 +112,20 @@ class Target:
     @property
     def search_window(self) -> CropWindow:
         """The part of the next frame that `search` looks at."""
-        box = self.report.box
+        box = self._sought
         if self._window is None or self._window[0] is not box:
             self._window = box, crop_window(box, self._config.search_factor)
         return self._window[1]
 
     def search(self, image: Image) -> Image:
-        """The search crop around the last box, uint8 [S, S, 3]. Raises ValueError where it misses the frame (another camera?)."""
+        """The crop of `search_window`, uint8 [S, S, 3]. Raises ValueError where it misses the frame (another camera?)."""
         return cut(image, self.search_window, self._config.search_size)
 
     def relocate(self, box: Box, frame_width: int, frame_height: int) -> None:
         """Look around `box` from now on, with the same templates. Raises ValueError where the box cannot be used."""
         check_box(self._config, box, frame_width, frame_height)
         self.state.report = self.report._replace(box=box)
+        self.state.sought = None
 
     def located(self, image: Image, prediction: CropBox) -> Box:
         """The box in the frame that a prediction made on `search(image)` means. Only the frame's size is looked at.
@@ -131,7 +134,7 @@ class Target:
         """
         if not all(map(math.isfinite, prediction)):
             raise NonFinitePredictionError(f"prediction {tuple(prediction)} is not finite")
-        box = to_frame(prediction, self.report.box, self.search_window.side)
+        box = to_frame(prediction, self._sought, self.search_window.side)
         return clip(box, image.shape[1], image.shape[0])
 
     def view_window(self, box: Box) -> CropWindow:
@@ -165,6 +168,7 @@ class Target:
         self.state.frames += 1
         status = self._status(score)
         renewed = self._renew(view, score, status)
+        self.state.sought = self._resized(box, status)
         since = 0 if status in (TargetStatus.TRACKED, TargetStatus.UNSPECIFIED) else self.report.frames_since_tracked + 1
         self.state.report = TargetReport(box, score, status, since, renewed)
         return self.state.report
@@ -175,6 +179,18 @@ class Target:
         status = TargetStatus.UNCERTAIN if last.status is TargetStatus.TRACKED else last.status
         self.state.report = TargetReport(last.box, None, status, last.frames_since_tracked + 1, template_updated=False)
         return self.state.report
+
+    @property
+    def _sought(self) -> Box:
+        """What the search window is put around."""
+        return self.state.sought or self.report.box
+
+    def _resized(self, box: Box, status: TargetStatus) -> Box | None:
+        """A doubtful `box` in the size that was searched for before, where the rule holds it."""
+        if not self._rule.hold_size or status in (TargetStatus.TRACKED, TargetStatus.UNSPECIFIED):
+            return None
+        _, _, width, height = self._sought
+        return Box(box.x + 0.5 * (box.width - width), box.y + 0.5 * (box.height - height), width, height)
 
     def _status(self, score: float | None) -> TargetStatus:
         if score is None:

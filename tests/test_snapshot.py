@@ -48,6 +48,17 @@ async def test_a_session_comes_back_as_it_was() -> None:
             assert np.array_equal(mine, other)
 
 
+async def test_what_a_doubtful_target_is_searched_for_in_comes_along_and_older_snapshots_lack_it() -> None:
+    snapshot = SNAPSHOTS.take(await tracked(1))
+    state = msgspec.msgpack.decode(snapshot.state)
+    targets = state["session"]["targets"]
+    targets["a"]["sought"] = [1.0, 2.0, 30.0, 40.0]
+    del targets["b"]["sought"], state["session"]["options"]["rule"]["hold_size"]
+    found = SNAPSHOTS.read(msgspec.msgpack.encode(state), pictures(snapshot))
+    assert (found.targets["a"].sought, found.targets["b"].sought) == (Box(1, 2, 30, 40), None)
+    assert not found.options.rule.hold_size
+
+
 async def test_equal_crops_are_held_once_and_unchanged_ones_keep_their_names() -> None:
     session = await tracked(1)
     first = SNAPSHOTS.take(session)
@@ -82,6 +93,8 @@ WRONG = [
     ("report", [[0.0, 0.0, 1e9, 1e9], 0.5, 1, 0, False]),
     ("report", [[0.0, 0.0, 5.0, 5.0], float("inf"), 1, 0, False]),
     ("report", [[0.0, 0.0, 5.0, 5.0], 0.5, 9, 0, False]),
+    ("sought", [0.0, 0.0, 1e9, 1e9]),
+    ("sought", [0.0, 0.0, float("nan"), 5.0]),
     ("online", []),
     ("next_replaced", 1),
     ("next_replaced", -1),

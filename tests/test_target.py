@@ -7,7 +7,7 @@ import pytest
 
 from model.config import VARIANTS, UpdateRule
 from model.crop import Image
-from model.geometry import Box, CropBox
+from model.geometry import Box, CropBox, crop_window
 from model.target import NonFinitePredictionError, Target, TargetStatus
 
 CONFIG = VARIANTS["mixvit_tiny"]
@@ -80,6 +80,32 @@ def test_uncertain_target_keeps_its_templates_where_the_rule_says_so() -> None:
     target.advance(frame(1), STAY, 0.9)
     assert not target.advance(frame(2), STAY, 0.3).template_updated
     assert target.memory_key == key
+
+
+def test_doubtful_target_is_searched_for_in_a_window_of_the_last_sure_size_where_the_rule_says_so() -> None:
+    shrunk = CropBox(0.6, 0.5, STAY.width / 2, STAY.height / 2)
+    target, original = started(UpdateRule(hold_size=True)), started()
+    sure = target.search_window
+    for each in (target, original):
+        for _ in range(2):
+            each.advance(frame(1), shrunk, 0.1)
+    assert (target.report.status, target.search_window.side) == (TargetStatus.UNCERTAIN, sure.side)
+    assert original.search_window.side < sure.side / 3
+    side = target.search_window.side
+    assert target.search_window.left + side / 2 == pytest.approx(target.report.box.x + target.report.box.width / 2, abs=1)
+    moved = target.report.box
+    report = target.advance(frame(1), STAY, 0.9)
+    assert report.status is TargetStatus.TRACKED
+    assert report.box.x + report.box.width / 2 == pytest.approx(moved.x + moved.width / 2, abs=1)
+    assert target.search_window == crop_window(report.box, CONFIG.search_factor)
+
+
+def test_relocated_target_is_searched_for_around_the_clients_box() -> None:
+    target = started(UpdateRule(hold_size=True))
+    target.advance(frame(1), STAY, 0.1)
+    there = Box(10.0, 20.0, 12.0, 12.0)
+    target.relocate(there, 320, 240)
+    assert target.search_window == crop_window(there, CONFIG.search_factor)
 
 
 def test_score_decay_lets_a_later_weaker_view_win() -> None:

@@ -175,8 +175,9 @@ def _quantise(arguments: argparse.Namespace) -> int:
 
 def _tune(arguments: argparse.Namespace) -> int:
     shards = Shards(data_folder(arguments.data) / "train", VIDEO_SHARDS)
-    for trial, auc in tune(load_model(arguments.weights), shards, videos_of(shards.records), TRIALS):
-        print(f"{auc:.3f}  {trial}", flush=True)
+    print("AUC; after something has passed in front of the target")
+    for trial, worth in tune(load_model(arguments.weights), shards, videos_of(shards.records), TRIALS):
+        print(f"{worth.auc:.3f}  {worth.after_sweeps:.3f}  {trial}", flush=True)
     return 0
 
 

@@ -89,8 +89,10 @@ def vanishing(shards: Shards, videos: Sequence[Sequence[Record]]) -> Iterator[It
 
 
 def watch_first_template(network: Network, rule: UpdateRule, scenes: Sequence[Iterable[Shot]]) -> list[list[Sight]]:
-    """What the tracker sees in each scene with its first template alone: what thresholds are fitted to."""
-    return [watch(network, replace(rule, update_interval=MAX_RULE_FRAMES), scene) for scene in scenes]
+    """What the tracker sees in each scene with its first template alone and windows as large as its boxes say, so that no threshold
+    of the rule has a part in it: what thresholds are fitted to."""
+    bare = replace(rule, update_interval=MAX_RULE_FRAMES, hold_size=False)
+    return [watch(network, bare, scene) for scene in scenes]
 
 
 def fitted(rule: UpdateRule, scenes: Sequence[Sequence[Sight]]) -> UpdateRule:

@@ -115,8 +115,9 @@ class Snapshots:
 
 def check_target(state: TargetState, search_factor: float) -> None:
     """Raises ValueError where a target's numbers are none that tracking can lead to."""
-    if crop_window(state.report.box, search_factor).side > LARGEST_SIDE:
-        raise ValueError(f"box {tuple(state.report.box)} is too large")
+    for box in filter(None, (state.report.box, state.sought)):
+        if crop_window(box, search_factor).side > LARGEST_SIDE:
+            raise ValueError(f"box {tuple(box)} is too large")
     scores = (state.best_score, state.report.score or 0.0)
     if not all(map(math.isfinite, scores)):
         raise ValueError(f"scores {scores} are not finite")
