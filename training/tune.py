@@ -48,7 +48,7 @@ class Worth(NamedTuple):
 
 
 TRIALS = (
-    Trial(25, 1, hold_size=True), Trial(MAX_RULE_FRAMES, 1), Trial(200, 2), Trial(25, 1), Trial(25, 2), Trial(25, 3), Trial(10, 2),
+    Trial(25, 1, hold_size=True), Trial(25, 1), Trial(MAX_RULE_FRAMES, 1), Trial(200, 2), Trial(25, 2), Trial(25, 3), Trial(10, 2),
     *(Trial(MAX_RULE_FRAMES, 1, factor) for factor in (3.5, 4.5, 5.0)),
 )  # fmt: skip
 
