@@ -11,7 +11,7 @@ import torch
 
 from benchmarks import arithmetic, decoding, front, gpu, precision, service, sessions, sharing, speedup, watching
 from benchmarks.timing import CLOCKS, Figure, Options
-from service.cpu import usable_cores
+from service.cpu import has_native_bfloat16, has_native_int8, usable_cores
 
 BENCHMARKS: dict[str, Callable[[Options], dict[str, Figure]]] = {
     "speedup": speedup.measure,
@@ -63,7 +63,10 @@ def _line(name: str, figure: Figure) -> str:
 
 def _report(figures: dict[str, Figure], options: Options) -> dict[str, object]:
     """The medians by name, then what they come from."""
-    machine = {"cpu": platform.processor() or platform.machine(), "cores": usable_cores(), "torch": torch.__version__}
+    machine = {
+        "cpu": platform.processor() or platform.machine(), "int8": has_native_int8(), "bfloat16": has_native_bfloat16(),
+        "cores": usable_cores(), "torch": torch.__version__,
+    }  # fmt: skip
     details = {name: asdict(figure) for name, figure in figures.items()}
     return {name: figure.value for name, figure in figures.items()} | {
         "options": asdict(options), "machine": machine, "details": details,

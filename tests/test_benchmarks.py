@@ -66,10 +66,12 @@ def test_speedup_has_the_times_of_all_sides_once_their_boxes_agree() -> None:
     memory = network.encode(crops(1, 2, config.template_size, config.template_size))
     given = TrackingPass(crops(1, config.search_size, config.search_size), memory)
     figures = speedup.compare(Options(2, "cpu", 1), {"int8": network}, given, config.name)
-    for side, figure in (("ours", "mixcvt_speedup_over_original"), ("int8", "mixcvt_int8_speedup_over_original")):
-        raw = figures[figure].raw
+    for side, figure in (("float32", "mixcvt_speedup"), ("float32", "mixcvt_float32_speedup"), ("int8", "mixcvt_int8_speedup")):
+        raw = figures[f"{figure}_over_original"].raw
         assert {name: len(seconds) for name, seconds in raw.items()} == {"original_seconds": 2, f"{side}_seconds": 2}
         assert all(second > 0 for seconds in raw.values() for second in seconds)
+    where_it_is_native = speedup.compare(Options(2, "cpu", 1), {"bfloat16": network}, given, config.name)
+    assert "bfloat16_seconds" in where_it_is_native["mixcvt_speedup_over_original"].raw
 
 
 def test_attention_is_counted_among_the_operations() -> None:
