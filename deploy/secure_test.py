@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,6 +27,7 @@ MOUNTED = {
     "clients.crt": "ca.crt", "probe.crt": "client.crt", "probe.key": "client.key",
 }  # fmt: skip
 NEW_TOKEN = "f" * 48
+SEEN_SECONDS = 5.0  # the server looks once a second whether its tokens have changed; here it may be busy
 LOAD = {"LOAD_STREAMS": "1", "LOAD_RATE": "1", "LOAD_SECONDS": "5"}
 
 
@@ -110,6 +112,7 @@ def change_token(compose: Compose) -> str:
     beside = SECRETS / ".tokens"
     beside.write_text(f"camera-1 {NEW_TOKEN}\n")
     beside.replace(SECRETS / "tokens")
+    time.sleep(SEEN_SECONDS)
     require_served(*with_token(NEW_TOKEN))
     require_refused("UNAUTHENTICATED", *with_token(compose.settings["LOAD_TOKEN"]))
     return "the new one is served, the old one UNAUTHENTICATED"

@@ -9,6 +9,7 @@ Needs `prometheus` (Debian's package has it).
 import asyncio
 import json
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -52,6 +53,9 @@ class Watched(NamedTuple):
 
 def run() -> int:
     """All steps, one line each. The exit code."""
+    if shutil.which("prometheus") is None:
+        print("FAILED: there is no program `prometheus` here; Debian's package of that name has it")
+        return 1
     OUTPUT.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
         store = stack.enter_context(redis())
