@@ -26,6 +26,7 @@ SHARE = 0.8
 CAPACITY_SECONDS = 15.0
 SAMPLE_SECONDS = 5.0
 MAX_GROWTH = 0.03
+SETTLING_BYTES = 4 * 2**20  # a heap's, however small the process: a leak is more as soon as the run is long
 
 
 class Sample(NamedTuple):
@@ -50,11 +51,16 @@ async def watch(running: Served, until: float) -> dict[str, list[Sample]]:
     return seen
 
 
-def growth(samples: list[Sample]) -> float:
-    """By which share the resident memory of the last quarter is over that of the first."""
+def quarters(samples: list[Sample]) -> tuple[float, float]:
+    """The mean resident memory of the first quarter and of the last, in bytes."""
     quarter = max(1, len(samples) // 4)
-    first, last = (mean(each.resident for each in part) for part in (samples[:quarter], samples[-quarter:]))
-    return last / first - 1
+    return mean(each.resident for each in samples[:quarter]), mean(each.resident for each in samples[-quarter:])
+
+
+def is_steady(samples: list[Sample]) -> bool:
+    """Whether the last quarter holds no more memory than the first, but for what a heap takes to settle."""
+    first, last = quarters(samples)
+    return last - first <= max(MAX_GROWTH * first, SETTLING_BYTES)
 
 
 async def capacity(address: str) -> float:
@@ -112,12 +118,13 @@ async def soak(running: Served, minutes: float, seed: int) -> int:
     warm = {name: samples[len(samples) // 5 :] for name, samples in seen.items()}
     for name, samples in warm.items():
         first, last = samples[0], samples[-1]
+        early, late = quarters(samples)
         print(
-            f"{name}: {first.resident / 2**20:.1f} to {last.resident / 2**20:.1f} MiB resident, {100 * growth(samples):+.2f} %; "
+            f"{name}: {early / 2**20:.1f} to {late / 2**20:.1f} MiB resident, {100 * (late / early - 1):+.2f} %; "
             f"threads {first.threads} to {last.threads}, descriptors {first.files} to {last.files}"
         )
     print(f"errors that were not provoked: {len(unprovoked)}", *unprovoked[:10], sep="\n  ")
-    is_flat = all(growth(samples) <= MAX_GROWTH for samples in warm.values())
+    is_flat = all(is_steady(samples) for samples in warm.values())
     is_balanced = tally.sent == tally.answered + abandoned and tally.answered <= answered <= tally.sent and after.is_balanced
     print(f"memory flat: {is_flat}, counters balance: {is_balanced}, nothing left: {is_clean}")
     return 0 if is_flat and is_balanced and is_clean and not unprovoked else 1
