@@ -51,6 +51,8 @@ async def test_bytes_that_are_no_message_are_refused(service: Service) -> None:
         await event(later)
         await later.write(NO_MESSAGE)
         assert await reason(later) == INVALID
+    ended = {"method": "TrackStream", "end": "invalid_request"}
+    assert service.bench.metrics.registry.get_sample_value("mixformer_calls_total", ended) == 2
 
 
 def field(number: int, content: bytes) -> bytes:

@@ -37,6 +37,7 @@ async def answered(context: Context, work: Awaitable[Answer], count: Callable[[s
         end = error.reason
         await abort(context, error)
     except DecodeError:  # reading a stream's next message
+        end = MALFORMED.reason
         await abort(context, MALFORMED.told())
     except aio.BaseError:
         # gRPC's own. Writing to a client that has just gone may fail before the cancellation comes, and nobody is left to be told.
