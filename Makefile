@@ -77,6 +77,7 @@ train: setup
 	$(if $(SEQUENCES),$(BIN)/python -m training evaluate $(SEQUENCES) --weights weights/$(RECIPE).safetensors $(if $(VITTRACK),--vittrack $(VITTRACK)))
 
 evaluate: setup
+	$(if $(SEQUENCES),,$(error evaluate needs SEQUENCES=folder))
 	$(BIN)/python -m training evaluate $(SEQUENCES) --weights $(WEIGHTS) $(if $(VITTRACK),--vittrack $(VITTRACK))
 
 check: setup stubs-fresh

@@ -128,7 +128,7 @@ class ServeSettings:
         int, Meta(ge=1, le=16, description="steps that the simulated device may be asked for before it has done the first")
     ] = 1  # fmt: skip
     backend: Annotated[
-        Literal["auto", "openvino", "torch"], Meta(description="what runs the network; auto: OpenVINO on a CPU in float32 or int8")
+        Literal["auto", "openvino", "torch"], Meta(description="what runs the network; auto: OpenVINO on a CPU")
     ] = "auto"  # fmt: skip
     cache_dir: Annotated[str, Meta(description="folder that keeps compiled networks; empty means the user's cache folder")] = ""
     threads: Annotated[int, Meta(ge=0, le=1024, description="CPU threads of a worker; 0 means automatic")] = 0

@@ -64,7 +64,7 @@ _SERVICE_LINK = re.compile(r"MIXFORMER(_\w+)?_(SERVICE_HOST|SERVICE_PORT(_\w+)?|
 
 
 # The file of --config, and what `mixformer track` and the other clients take from the environment.
-_NOT_OF_SERVE = {"CONFIG", "CLIENT_TOKEN"}
+_NOT_OF_SERVE = {"CONFIG", "CLIENT_TOKEN", "DATA"}
 # What a name has that was meant to be a secret's, before it was mistyped.
 _SECRET_WORDS = ("token", "key", "secret", "password")
 
