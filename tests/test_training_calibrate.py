@@ -41,13 +41,19 @@ def test_uncertain_parts_good_from_bad_and_the_better_half_may_become_templates(
     assert (rule.update_interval, rule.renew_when_uncertain) == (7, False)
 
 
-def test_low_is_as_high_as_the_good_frames_that_may_be_called_lost_allow() -> None:
-    bad = sights([0.1] * 20, None)
+def test_low_is_what_parts_good_from_bad_or_less_where_too_many_good_frames_would_be_lost() -> None:
+    bad = sights([0.45] * 20, None)
     steady, dip = sights([0.9] * 90, 0.8), sights([0.33] * 10, 0.8)  # a dip of six frames too many to be called LOST
     assert fitted(UpdateRule(lost_after=5), [steady + dip, bad]).lost_threshold == 0.33
-    assert fitted(UpdateRule(lost_after=10), [steady + dip, bad]).lost_threshold == 0.6
+    assert fitted(UpdateRule(lost_after=10), [steady + dip, bad]).lost_threshold == 0.46
     flicker = sights([0.33, 0.9] * 5, 0.8)
-    assert fitted(UpdateRule(lost_after=5), [steady + flicker, bad]).lost_threshold == 0.6
+    assert fitted(UpdateRule(lost_after=5), [steady + flicker, bad]).lost_threshold == 0.46
+
+
+def test_one_good_frame_may_be_called_lost_however_few_there_are() -> None:
+    bad = sights([0.45] * 20, None)
+    assert fitted(UpdateRule(lost_after=5), [sights([0.9] * 40 + [0.33] * 5, 0.8), bad]).lost_threshold == 0.46
+    assert fitted(UpdateRule(lost_after=5), [sights([0.9] * 40 + [0.33] * 6, 0.8), bad]).lost_threshold == 0.33
 
 
 def test_statuses_of_scores_are_those_that_the_tracker_gives(tiny_weights: Path) -> None:

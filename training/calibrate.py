@@ -19,7 +19,7 @@ from training.shards import Record, Shards
 
 GOOD_OVERLAP = 0.5
 BAD_OVERLAP = 0.2
-GOOD_CALLED_LOST = 0.01  # at most this share of good frames: half of what is wanted, as few videos are held out
+GOOD_CALLED_LOST = 0.01  # at most this share of good frames, or one frame: half of what is wanted, as few videos are held out
 THRESHOLDS = tuple(round(0.01 * number, 2) for number in range(1, 61))  # a score above them says that the target is there
 
 
@@ -98,9 +98,9 @@ def watch_first_template(network: Network, rule: UpdateRule, scenes: Sequence[It
 def fitted(rule: UpdateRule, scenes: Sequence[Sequence[Sight]]) -> UpdateRule:
     """The rule with thresholds that fit these scenes. Raises CalibrationError where they show no good or no bad boxes.
 
-    A score is low below the highest threshold that calls at most GOOD_CALLED_LOST of the good boxes LOST, and uncertain below the value
-    that best parts good boxes from bad ones, or where it is low; above that a lost target is found. The better half of the good
-    boxes may become templates.
+    A score is uncertain below the value that best parts good boxes from bad ones; above it a lost target is found. It is low below
+    the same value, or below the highest that calls at most GOOD_CALLED_LOST of the good boxes LOST, or one of them, where that is
+    lower. The better half of the good boxes may become templates.
     """
     sights = [sight for scene in scenes for sight in scene]
     good = np.array([sight.score for sight in sights if sight.is_good])
@@ -108,16 +108,16 @@ def fitted(rule: UpdateRule, scenes: Sequence[Sequence[Sight]]) -> UpdateRule:
     if not len(good) or not len(bad):
         raise CalibrationError(f"{len(good)} good boxes and {len(bad)} bad ones: thresholds need both")
     parting = THRESHOLDS[int(np.argmax([(good >= threshold).mean() + (bad < threshold).mean() for threshold in THRESHOLDS]))]
+    allowed = max(GOOD_CALLED_LOST, 1 / len(good))
     lost = max(
         each
         for each in THRESHOLDS
-        if each == THRESHOLDS[0] or _good_called_lost(rule, each, max(each, parting), scenes) <= GOOD_CALLED_LOST
+        if each == THRESHOLDS[0] or (each <= parting and _good_called_lost(rule, each, parting, scenes) <= allowed)
     )
-    uncertain = max(lost, parting)
-    candidate = max(uncertain, float(np.median(good)))
+    candidate = max(parting, float(np.median(good)))
     return replace(
-        rule, candidate_threshold=min(0.99, round(candidate, 3)), uncertain_threshold=uncertain, lost_threshold=lost,
-        found_threshold=uncertain, renew_when_uncertain=False,
+        rule, candidate_threshold=min(0.99, round(candidate, 3)), uncertain_threshold=parting, lost_threshold=lost,
+        found_threshold=parting, renew_when_uncertain=False,
     )  # fmt: skip
 
 
