@@ -18,6 +18,8 @@ MAX_JPEG_SEGMENTS = 100
 _SHORT_HEADER_BYTES = 128 * 1024
 # Encoders write chunks of 8 KiB or more.
 MAX_PNG_CHUNKS = 10_000
+# Programs write EXIF, IPTC and XMP as one each. libpng inflates every one of them to 8 MB at most: 1,000 of 8 KB took 36 s.
+MAX_PNG_COMPRESSED_TEXTS = 4
 START_OF_SCAN = b"\xff\xda"
 # simplejpeg looks unknown sampling factors up in a dict, and lets the KeyError out.
 JPEG_ERRORS = (ValueError, KeyError)
@@ -95,8 +97,8 @@ def check_scans(data: bytes) -> None:
 
 
 def check_chunks(data: bytes) -> None:
-    """Raises BadFrame where a PNG's chunks are not whole (https://www.w3.org/TR/png-3/#5Chunk-layout) or it is animated."""
-    view, at = memoryview(data), len(PNG)
+    """Raises BadFrame where a PNG's chunks are not whole (https://www.w3.org/TR/png-3/#5Chunk-layout), more than a frame has, or it is animated."""
+    view, at, texts = memoryview(data), len(PNG), 0
     for _ in range(MAX_PNG_CHUNKS):
         kind, end = bytes(view[at + 4 : at + 8]), at + 12 + int.from_bytes(view[at : at + 4], "big")
         if end > len(data):
@@ -105,6 +107,9 @@ def check_chunks(data: bytes) -> None:
             raise BadFrame(f"PNG is corrupt: checksum of its chunk {kind!r}")
         if kind == b"acTL":
             raise BadFrame("PNG is animated")
+        texts += kind in (b"zTXt", b"iTXt")
+        if texts > MAX_PNG_COMPRESSED_TEXTS:
+            raise BadFrame(f"PNG of more than {MAX_PNG_COMPRESSED_TEXTS} compressed texts")
         if kind == b"IEND":
             return
         at = end

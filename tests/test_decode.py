@@ -17,7 +17,7 @@ from model.crop import Image
 from service.config import Limits
 from service.decode import PixelFormat, RawImage, decode, decode_top, picture_size
 from service.errors import BadFrame, FrameTooLarge
-from service.headers import MAX_JPEG_SCANS, MAX_PNG_CHUNKS
+from service.headers import MAX_JPEG_SCANS, MAX_PNG_CHUNKS, MAX_PNG_COMPRESSED_TEXTS
 
 LIMITS = Limits()
 PROGRESSIVE = encoded(scene(), ".jpg", cv2.IMWRITE_JPEG_PROGRESSIVE, 1)
@@ -194,6 +194,17 @@ def test_a_png_of_endless_chunks_is_refused_before_decoding() -> None:
     empty = bytes(4) + b"tEXt" + zlib.crc32(b"tEXt").to_bytes(4, "big")
     with pytest.raises(BadFrame, match="10000 chunks"):
         decode(data[:33] + empty * MAX_PNG_CHUNKS + data[33:], LIMITS)
+
+
+@pytest.mark.parametrize("kind", [b"zTXt", b"iTXt"])
+def test_a_png_of_many_compressed_texts_is_refused_before_they_are_inflated(kind: bytes) -> None:
+    data = encoded(scene(), ".png")
+    head = b"key\0\0" if kind == b"zTXt" else b"key\0\1\0\0\0"
+    content = kind + head + zlib.compress(bytes(1000))
+    text = (len(content) - 4).to_bytes(4, "big") + content + zlib.crc32(content).to_bytes(4, "big")
+    assert np.array_equal(decode(data[:33] + text * MAX_PNG_COMPRESSED_TEXTS + data[33:], LIMITS), decode(data, LIMITS))
+    with pytest.raises(BadFrame, match="more than 4 compressed texts"):
+        decode(data[:33] + text * (MAX_PNG_COMPRESSED_TEXTS + 1) + data[33:], LIMITS)
 
 
 @pytest.mark.parametrize("kind", ["PNG", "WEBP"])

@@ -15,6 +15,7 @@ from service.front.workers.items import Answer
 from service.messages import (
     BatchStarted,
     BatchStats,
+    MemoryMissing,
     Ping,
     Pong,
     TrackItem,
@@ -100,6 +101,18 @@ async def test_a_frame_that_kills_twice_is_refused_and_the_others_survive(engine
     assert isinstance(await fate(poisoned), PoisonedFrame)
     assert isinstance(await fate(innocent), Answer)
     assert last.search == b"\x02"
+
+
+async def test_an_item_that_was_given_back_is_on_the_device_no_more(engine: Engine, worker: ScriptedWorker) -> None:
+    task = submit(engine, FakeTarget(1))
+    for _ in range(3):
+        item = await worker.hear(TrackItem)
+        assert not item.alone
+        worker.say(BatchStarted((item.item_id,)), MemoryMissing(item.item_id))
+        await worker.hear(TrackItem)  # with its templates
+        worker.hang_up()
+    worker.answer(await worker.hear(TrackItem))
+    assert isinstance(await fate(task), Answer)
 
 
 async def test_the_last_words_of_a_worker_count_though_we_were_writing_to_it(engine: Engine, worker: ScriptedWorker) -> None:

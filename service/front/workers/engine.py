@@ -235,6 +235,7 @@ class Engine:
             case Failed():
                 self._items.settle(message.item_id, DeviceError(message.message))
             case MemoryMissing():
+                self._items.give_back(message.item_id)
                 self._observer.on_missing()
                 if self._outbox is not None:
                     self._outbox.post_again(message.item_id)

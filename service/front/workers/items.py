@@ -82,6 +82,10 @@ class Items:
         """The worker has these on its device: should it die, one of them may be why."""
         self._on_device.update(item_ids)
 
+    def give_back(self, item_id: int) -> None:
+        """The worker wants the item again before it runs it: it is on its device no more."""
+        self._on_device.discard(item_id)
+
     def settle(self, item_id: int, outcome: Answer | ServiceError) -> None:
         """The worker is done with an item, whether anybody waits for it or not."""
         self._on_device.discard(item_id)
