@@ -15,8 +15,8 @@ from mixformer.tracking.v1.tracking_pb2_grpc import TrackingServiceStub
 from service.commands.synthetic import synthetic_clip
 
 FRAMES = 14
-# The templates change on the way: what goes on must go on with them.
-OPTIONS = pb.SessionOptions(update_interval_frames=4, return_resume_token=True)
+# The templates change on the way: what goes on must go on with them. No score is close to the threshold, whatever the weights'.
+OPTIONS = pb.SessionOptions(update_interval_frames=4, candidate_score_threshold=0.5, return_resume_token=True)
 
 
 @cache
