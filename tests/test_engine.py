@@ -236,6 +236,25 @@ async def test_what_was_never_sent_is_not_released(engine: Engine, worker: Scrip
     assert worker.heard_nothing_but(Ping)
 
 
+async def test_a_memory_is_released_though_an_item_that_missed_it_was_never_sent_again(
+    engine: Engine, worker: ScriptedWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.front.workers.outbox.MAX_WAITING_ITEMS", 2)
+    tasks = [submit(engine, FakeTarget(1)) for _ in range(2)]
+    sent = [await worker.hear(TrackItem) for _ in tasks]
+    # The first comes again with templates, the second finds no place before its caller leaves.
+    worker.say(MemoryMissing(sent[0].item_id))
+    assert len((await worker.hear(TrackItem)).templates) == 2
+    submit(engine, FakeTarget(2))
+    worker.say(MemoryMissing(sent[1].item_id))
+    await worker.hear(TrackItem)
+    tasks[1].cancel()
+    await worker.hear(Cancel)
+    for _ in tasks:
+        engine.release(FakeTarget(1).memory_key)
+    assert await worker.hear(Release) == Release(FakeTarget(1).memory_key)
+
+
 async def test_an_answer_to_nobody_is_ignored(engine: Engine, worker: ScriptedWorker) -> None:
     worker.say(Predicted(99, (0, 0, 0, 0), None, 0, 0, 1), Failed(98, ""), MemoryMissing(97), BatchStarted((96,)))
     task = submit(engine, FakeTarget(1))

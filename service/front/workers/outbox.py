@@ -25,7 +25,8 @@ class Outbox:
         self._turns: dict[str, deque[int]] = {}
         # Ids of items that were sent and wait at the worker.
         self._waiting: set[int] = set()
-        # Keys sent with their templates and not released since.
+        # Keys sent and not released since, and those among them whose templates need not go again.
+        self._sent: set[bytes] = set()
         self._known: set[bytes] = set()
 
     def post(self, entry: int | ToWorker) -> None:
@@ -61,8 +62,9 @@ class Outbox:
             message = self._messages.popleft()
             if not isinstance(message, Release):
                 return message
-            if message.memory_key in self._known:
-                self._known.remove(message.memory_key)
+            self._known.discard(message.memory_key)
+            if message.memory_key in self._sent:
+                self._sent.remove(message.memory_key)
                 return message
         while self._turns and len(self._waiting) < MAX_WAITING_ITEMS:
             item_id = self._take_turn()
@@ -87,6 +89,7 @@ class Outbox:
         item = self._items[item_id]
         is_known = item.memory_key in self._known
         self._known.add(item.memory_key)
+        self._sent.add(item.memory_key)
         templates = () if is_known else tuple(crop.tobytes() for crop in item.templates)
         return TrackItem(
             item_id, item.client, item.memory_key, item.search, templates, item.arrived_at, item.alone, item.expires_at
