@@ -9,6 +9,7 @@ from fake_calls import START
 from fake_front import GOOD, PROCESSED, bench, until
 
 from mixformer.tracking.v1 import tracking_pb2 as pb
+from service.config import Limits
 from service.front.calls import stream as stream_module
 from service.front.calls.stream import Stream
 
@@ -43,7 +44,8 @@ async def test_a_client_that_does_not_take_its_results_keeps_no_picture_and_miss
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(stream_module, "_HELD_SECONDS", 0.0)
-    given = bench()
+    # Room for four frames at once, and for no part of a fifth.
+    given = bench(Limits(max_client_frames_per_second=3.5))
     free, taken, numbers = given.pool.free_bytes, asyncio.Event(), list[int]()
     requests = asyncio.Queue[pb.TrackStreamRequest | None]()
     for number in range(4):

@@ -128,7 +128,7 @@ class Stream:
         try:
             while (prepared := await (upcoming or self._next())) is not None:
                 upcoming = None if self._is_live else asyncio.create_task(self._next())
-                picture = prepared.picture or await self._tracker.prepare(self._session, prepared.frame)
+                picture = prepared.picture or await self._tracker.prepare(self._session, prepared.frame, is_again=True)
                 result = await self._tracker.track(self._session, prepared.frame, picture)
                 self._intake.settle()
                 # An idle stream must not keep its last picture while it waits for the next one.

@@ -97,15 +97,18 @@ class FrameTracker:
         if self._traces is not None:
             self._traces.close()
 
-    async def prepare(self, session: Session, frame: Frame) -> Decoded | ServiceError:
-        """The frame's picture, or why there is none; may be done while an earlier frame is tracked."""
+    async def prepare(self, session: Session, frame: Frame, *, is_again: bool = False) -> Decoded | ServiceError:
+        """The frame's picture, or why there is none; may be done while an earlier frame is tracked. `is_again`: its picture was let
+        go of, which costs its client nothing.
+        """
         try:
             self._check_age(session, frame)
             if frame.payload is None:
                 raise BadFrame("message holds no picture")
             if frame.commands and not session.targets:
                 self._admission.check_room(session.client)  # before the picture costs anything
-            self._rates.take(session.client, size_of(frame.payload))
+            if not is_again:
+                self._rates.take(session.client, size_of(frame.payload))
             with session.working():  # also while the frame waits for room
                 decoded = await self._pool.decode(frame.payload, None if frame.commands else _rows_ahead(session.targets))
         except ServiceError as error:
