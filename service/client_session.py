@@ -20,11 +20,12 @@ import grpc
 
 from mixformer.tracking.v1 import tracking_pb2 as pb
 from service.client import ClientError, TrackingClient, TrackingStream, to_frame
-from service.decode import Payload
+from service.decode import Payload, size_of
 
 PATIENCE_SECONDS = 30.0
-# Answered frames that are kept for the next server: ten seconds of a camera at 25 Hz.
+# Frames that are kept for the next server once they are answered: ten seconds of a camera at 25 Hz, or less where they are large.
 MAX_KEPT = 256
+MAX_KEPT_BYTES = 64 << 20
 _ID_BYTES = 16
 _FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.05, 2.0
 # What a server that goes away, a proxy that lost it and a broken connection end a stream with.
@@ -77,6 +78,7 @@ class ClientSession:
         self._boxes: dict[str, pb.BoundingBox] = {}
         # Frames that a next stream may have to be sent, oldest first; of the present stream: still to be sent, and unanswered.
         self._kept: deque[_Sent] = deque()
+        self._kept_bytes = 0
         self._unsent: deque[_Sent] = deque()
         self._expected: deque[_Sent] = deque()
         # From when on a frame is to see to it that the targets are there; None while they are known to be.
@@ -106,6 +108,7 @@ class ClientSession:
         """Sends one frame; waits while flow control holds the stream back. Raises ClientError."""
         sent = _Sent(frame_number, payload, commands)
         self._kept.append(sent)
+        self._kept_bytes += size_of(payload)
         self._unsent.append(sent)
         await self._flush()
 
@@ -171,18 +174,22 @@ class ClientSession:
             pause = result.error.retry_delay.ToTimedelta().total_seconds()
             # Unequal pauses again: who was refused together must not come back together.
             self._ensure_at = time.monotonic() + pause * random.uniform(1.0, 1.5)
-        self._forget(down_to=MAX_KEPT if self._patience else 0)
+        while self._kept and self._kept[0].is_answered and not self._is_worth_keeping():
+            self._forget_oldest()
         return is_news
 
     def _confirm(self, token: pb.ResumeToken) -> None:
         """Frames up to the token's need not be sent again."""
         self._token = token.token
         while self._kept and self._kept[0].is_answered and self._kept[0].number <= token.last_frame_number:
-            self._kept.popleft()
+            self._forget_oldest()
 
-    def _forget(self, down_to: int) -> None:
-        while len(self._kept) > down_to and self._kept[0].is_answered:
-            self._kept.popleft()
+    def _is_worth_keeping(self) -> bool:
+        """Whether all that is kept may stay."""
+        return self._patience > 0 and len(self._kept) <= MAX_KEPT and self._kept_bytes <= MAX_KEPT_BYTES
+
+    def _forget_oldest(self) -> None:
+        self._kept_bytes -= size_of(self._kept.popleft().payload)
 
     async def _resume(self, broken: TrackingStream, error: ClientError) -> None:
         """Go on in another stream, unless that has been done. Raises ClientError where it cannot be done in time."""

@@ -143,6 +143,18 @@ async def test_where_there_is_no_room_for_the_targets_they_are_not_asked_for_soo
     assert await ensured_until_processed(service, most=5) == [True, False, False, False, False]
 
 
+@pytest.mark.parametrize(("limit", "most"), [("MAX_KEPT", 3), ("MAX_KEPT_BYTES", 3 * len(b"picture"))], ids=["frames", "bytes"])
+async def test_answered_frames_are_kept_up_to_a_limit(monkeypatch: pytest.MonkeyPatch, limit: str, most: int) -> None:
+    """What was forgotten is a gap in what the next server sees; what was kept goes to it."""
+    monkeypatch.setattr(f"service.client_session.{limit}", most)
+    service = FakeService(fails_at=8, fails_times=1, token_every=100)
+    with listening(service) as server:
+        async with TrackingClient(server) as client, ClientSession(client, pb.SessionOptions()) as session:
+            assert await answers(session, range(10)) == list(range(10))
+    numbers = [frame.frame_number for frame in service.frames]
+    assert numbers == [*range(9), 5, 6, 7, 8, 9]
+
+
 async def test_a_token_that_is_refused_is_not_sent_again() -> None:
     service = FakeService(fails_at=3, fails_times=1, token_every=1)
     service.refuses_tokens = True
