@@ -126,3 +126,21 @@ async def test_calls_without_end_leave_room_for_probes() -> None:
         async with asyncio.timeout(5):
             while not await is_let_in(stub.Watch(HealthCheckRequest())):
                 await asyncio.sleep(0.02)
+
+
+@pytest.mark.parametrize("message", [b"\xff" * 5, b"\x7a\x00" * 300_000], ids=["no message", "too many fields"])
+async def test_bytes_that_are_no_message_are_refused_by_every_method(
+    health: Health, message: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    given: dict[str, Any] = {"request_serializer": bytes, "response_deserializer": bytes}
+    async with serving(health, EndlessCalls(MOST)) as channel:
+        asked = channel.stream_stream("/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo", **given)()
+        await asked.write(message)
+        for call in (
+            channel.unary_unary("/grpc.health.v1.Health/Check", **given)(message),
+            channel.unary_stream("/grpc.health.v1.Health/Watch", **given)(message),
+            asked,
+        ):
+            async with asyncio.timeout(5):
+                assert await call.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert caplog.messages == []

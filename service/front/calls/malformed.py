@@ -20,7 +20,7 @@ class Malformed(aio.ServerInterceptor):
     """Has no message read that has more fields than there is to say (fields.py), and reads those of calls that have only one. gRPC
     itself would end such a call as UNKNOWN, with the parser's words.
 
-    Streams read theirs themselves: there it is `answered` (status.py) that hears of it.
+    Calls of many messages read theirs themselves: there it is `answered` (status.py) that hears of it.
     """
 
     async def intercept_service(
@@ -33,6 +33,8 @@ class Malformed(aio.ServerInterceptor):
         read = _checked(handler.request_deserializer)
         if handler.stream_stream is not None:
             return grpc.stream_stream_rpc_method_handler(handler.stream_stream, read, handler.response_serializer)
+        if handler.unary_stream is not None:
+            return grpc.unary_stream_rpc_method_handler(_reading(handler.unary_stream, read), None, handler.response_serializer)
         if handler.unary_unary is not None:
             return grpc.unary_unary_rpc_method_handler(_reading(handler.unary_unary, read), None, handler.response_serializer)
         return handler
@@ -49,6 +51,7 @@ def _checked(read: _Read) -> _Read:
     return read_checked
 
 
+# A stream of answers too: it is written to the context, and no generator.
 def _reading(method: Callable[..., Any], read: _Read) -> Callable[[bytes, Context], Awaitable[Any]]:
     async def call(received: bytes, context: Context) -> Any:
         try:
