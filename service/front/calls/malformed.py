@@ -51,8 +51,9 @@ def _checked(read: _Read) -> _Read:
     return read_checked
 
 
-# A stream of answers too: it is written to the context, and no generator.
 def _reading(method: Callable[..., Any], read: _Read) -> Callable[[bytes, Context], Awaitable[Any]]:
+    """The method, which is handed bytes from now on. One that streams its answers writes them to its context; generators will not do."""
+
     async def call(received: bytes, context: Context) -> Any:
         try:
             request = read(received)

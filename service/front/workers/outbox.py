@@ -25,7 +25,7 @@ class Outbox:
         self._turns: dict[str, deque[int]] = {}
         # Ids of items that were sent and wait at the worker.
         self._waiting: set[int] = set()
-        # Keys sent and not released since, and those among them whose templates need not go again.
+        # Keys sent and not released since, and those among them whose templates need not go again: all that no MemoryMissing named.
         self._sent: set[bytes] = set()
         self._known: set[bytes] = set()
 
