@@ -32,7 +32,7 @@ RESULT = FrameResult(
     1, Outcome.PROCESSED, {"": TargetReport(Box(1, 2, 3, 4), 0.9, TargetStatus.TRACKED, 0, False)}, None,
     Timing(decode=0.002, queue=0.001, backbone=0.02, total=0.03, batch_size=1),
 )  # fmt: skip
-STATS = BatchStats(1, 1, {"all": 0.02}, 0.001, 0, 0.0, 8, 0)
+STATS = BatchStats(1, 1, {"all": 0.02}, 0.001, 0, 0.0, 8, 0, 8, 8)
 
 
 def measure(options: Options) -> dict[str, Figure]:

@@ -10,7 +10,7 @@ from typing import TypeVar
 
 import msgspec
 
-PROTOCOL_VERSION = 2
+PROTOCOL_VERSION = 3
 MAX_MESSAGE_BYTES = 64 * 1024 * 1024
 # Items of one front that wait at a worker, 200 MB of search crops of 256 pixels: a front sends no more, so that a worker never
 # stops reading.
@@ -22,7 +22,7 @@ class Message(msgspec.Struct, frozen=True, array_like=True, tag=True):
 
 
 class Hello(Message, frozen=True):
-    """Worker to front, first on every connection: what this worker runs. `update_rule` holds the fields of UpdateRule."""
+    """Worker to front, first on every connection: what this worker runs now. `update_rule` holds the fields of UpdateRule."""
 
     protocol_version: int
     pid: int
@@ -117,7 +117,8 @@ class BatchStats(Message, frozen=True):
     """Worker to front, after each step: what the device did in it.
 
     `stage_seconds` maps a backbone stage's name (and `all`) to seconds, `padded_size` counts the batch with its padding;
-    both are sums where the step took several passes. `evictions` are those of this step, `slots_in_use` stands after it.
+    both are sums where the step took several passes. `evictions` are those of this step. `slots_in_use`, `slots` and
+    `max_batch` stand after it: a device that ran out of memory has fewer than its `Hello` said.
     """
 
     batch_size: int
@@ -128,6 +129,8 @@ class BatchStats(Message, frozen=True):
     encode_seconds: float
     slots_in_use: int
     evictions: int
+    slots: int
+    max_batch: int
 
 
 class Pong(Message, frozen=True):

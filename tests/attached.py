@@ -62,7 +62,9 @@ class Attached(Front):
         self._worker = worker
         self.link = FrontLink(theirs, number)
         worker.join(self.link)
-        self.hear_all(Hello)
+        (hello,) = self.hear_all(Hello)
+        assert isinstance(hello, Hello)
+        self.hello = hello
 
     def say(self, *messages: ToWorker) -> None:
         for message in messages:

@@ -263,7 +263,7 @@ async def test_an_answer_to_nobody_is_ignored(engine: Engine, worker: ScriptedWo
 
 
 async def test_stats_and_pongs_reach_the_observer(engine: Engine, worker: ScriptedWorker, observed: Observed) -> None:
-    stats = BatchStats(2, 4, {"all": 0.02}, 0.001, 1, 0.004, 3, 0)
+    stats = BatchStats(2, 4, {"all": 0.02}, 0.001, 1, 0.004, 3, 0, 8, 4)
     ping = await worker.hear(Ping)
     task = submit(engine, FakeTarget(1))
     item = await worker.hear(TrackItem)

@@ -136,7 +136,7 @@ async def test_an_error_of_the_observer_costs_a_link_and_no_item(
     await worker.hear(TrackItem)
     with monkeypatch.context() as patch:
         patch.delattr(Observed, "on_stats")
-        worker.say(BatchStats(1, 1, {"all": 0.02}, 0.001, 1, 0.004, 1, 0))
+        worker.say(BatchStats(1, 1, {"all": 0.02}, 0.001, 1, 0.004, 1, 0, 8, 4))
         again = await worker.hear(TrackItem)
     worker.answer(again)
     assert isinstance(await fate(task), Answer)

@@ -16,7 +16,7 @@ from tiny import FakeTarget, Observed
 from service.front.workers.fleet import Fleet
 from service.front.workers.hello import WorkerChanged
 from service.front.workers.items import Answer
-from service.messages import BatchStarted, Message, Ping, Pong, Release, TrackItem
+from service.messages import BatchStarted, BatchStats, Message, Ping, Pong, Release, TrackItem
 
 
 @dataclass(eq=False)
@@ -114,6 +114,14 @@ async def test_a_worker_with_more_slots_gets_more_sessions(tmp_path: Path) -> No
     for number, owner in enumerate(owners):
         await site.track(owner, number, worker=1 if number < 2 else 0)
     await close(site)
+
+
+async def test_a_worker_that_gave_slots_back_gets_fewer_sessions(site: Site) -> None:
+    site.workers[0].say(BatchStats(1, 1, {}, 0.001, 0, 0.0, 0, 0, slots=HELLO.slots - 2, max_batch=HELLO.max_batch))
+    await until(lambda: bool(site.observed[0].stats))
+    owners = [Owner() for _ in range(3)]
+    for number, owner in enumerate(owners):
+        await site.track(owner, number, worker=1 if number < 2 else 0)
 
 
 async def test_a_death_moves_its_own_sessions_and_they_come_back(site: Site) -> None:

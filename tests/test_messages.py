@@ -37,7 +37,7 @@ TO_FRONT: tuple[Message, ...] = (
     MemoryMissing(2),
     Expired(4),
     Failed(3, "crop of 7 bytes"),
-    BatchStats(2, 4, {"all": 0.02}, 0.001, 1, 0.004, 3, 0),
+    BatchStats(2, 4, {"all": 0.02}, 0.001, 1, 0.004, 3, 0, 8, 4),
     Pong(3, 2),
 )
 

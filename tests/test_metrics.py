@@ -25,7 +25,7 @@ NAMES = {
 
 STATS = BatchStats(
     batch_size=3, padded_size=4, stage_seconds={"stage0": 0.01, "all": 0.04}, head_seconds=0.002, encoded=2,
-    encode_seconds=0.02, slots_in_use=5, evictions=1,
+    encode_seconds=0.02, slots_in_use=5, evictions=1, slots=8, max_batch=8,
 )  # fmt: skip
 
 
@@ -61,9 +61,18 @@ def test_a_step_of_the_worker_is_counted_by_stage_device_and_batch() -> None:
     assert (samples["batch_capacity{'worker': '0'}"], samples["slots{'worker': '0'}"]) == (8, 8)
 
 
+def test_a_device_that_ran_out_of_memory_shows_the_room_that_is_left() -> None:
+    metrics = Metrics()
+    worker = metrics.worker(0)
+    worker.on_hello(HELLO)
+    worker.on_stats(msgspec.structs.replace(STATS, slots=4, max_batch=2))
+    samples = scrape(metrics)
+    assert (samples["batch_capacity{'worker': '0'}"], samples["slots{'worker': '0'}"]) == (2, 4)
+
+
 def test_a_step_without_encodes_does_not_count_as_one() -> None:
     metrics = Metrics()
-    metrics.worker(0).on_stats(BatchStats(1, 1, {"all": 0.01}, 0.001, 0, 0.0, 1, 0))
+    metrics.worker(0).on_stats(BatchStats(1, 1, {"all": 0.01}, 0.001, 0, 0.0, 1, 0, 8, 8))
     assert not any(name.startswith("template_encode_latency_seconds_count") for name in scrape(metrics))
 
 

@@ -86,7 +86,7 @@ def test_a_worker_gives_slots_back_before_it_refuses_and_asks_for_the_item_again
         worker.step()
         *_, missing, stats = front.hear_all(BatchStarted, MemoryMissing, BatchStats)
         assert missing == MemoryMissing(1)
-        assert isinstance(stats, BatchStats) and (stats.slots_in_use, runner.slots) == (0, slots)
+        assert isinstance(stats, BatchStats) and (stats.slots_in_use, stats.slots, stats.max_batch) == (0, slots, slots)
         front.say(item(1, 1))
     worker.step()
     _, failed, _ = front.hear_all(BatchStarted, Failed, BatchStats)
@@ -96,6 +96,9 @@ def test_a_worker_gives_slots_back_before_it_refuses_and_asks_for_the_item_again
     worker.step()
     front.hear_all(BatchStarted, Predicted, BatchStats)
     front.leave()
+    later = Attached(worker)
+    assert (later.hello.slots, later.hello.max_batch) == (1, 1)
+    later.leave()
 
 
 def test_a_worker_makes_its_next_batches_smaller(runner: Runner, limit: list[int]) -> None:
@@ -104,7 +107,8 @@ def test_a_worker_makes_its_next_batches_smaller(runner: Runner, limit: list[int
     limit.append(2)
     front.say(*(item(number, number) for number in range(1, 5)))
     worker.step()
-    front.hear_all(BatchStarted, *[Predicted] * 4, BatchStats)
+    *_, stats = front.hear_all(BatchStarted, *[Predicted] * 4, BatchStats)
+    assert isinstance(stats, BatchStats) and (stats.slots, stats.max_batch) == (4, 2)
     front.say(*(item(number, number) for number in range(5, 9)))
     worker.step()
     assert front.hear() == BatchStarted((5, 6))

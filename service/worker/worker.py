@@ -68,7 +68,6 @@ class Worker:
         self._runner = runner
         self._pulse = pulse
         self._clock = clock
-        self._hello = runner.hello()
         self._changed = threading.Condition()
         self._scheduler = Scheduler(runner.max_batch, max_encodes)
         self._table = SlotTable(runner.slots)
@@ -95,7 +94,7 @@ class Worker:
 
     def join(self, link: FrontLink) -> None:
         """A front has connected: tell it what runs here."""
-        link.send(self._hello)
+        link.send(self._runner.hello())
         with self._changed:
             self._links[link.number] = link
         _log.info("front %d connected", link.number)
@@ -185,7 +184,7 @@ class Worker:
             is_lost = waiting.item.memory_key in spoiled
             reply = MemoryMissing(waiting.item.item_id) if is_lost else _reply(waiting.item, outcome, started_at, is_smaller)
             replies[waiting.connection].append(reply)
-        stats = _stats(len(batch.items), result.times, self.slots_in_use, lease.evictions)
+        stats = self._stats(len(batch.items), result.times, lease.evictions)
         for connection, link in self._fronts().items():
             link.send(*replies[connection], stats)
 
@@ -203,6 +202,12 @@ class Worker:
             with self._changed:
                 self._table = SlotTable(self._runner.slots)
         return is_smaller
+
+    def _stats(self, batch_size: int, times: StepTimes, evictions: int) -> BatchStats:
+        return BatchStats(
+            batch_size, times.padded_size, times.stage_seconds, times.head_seconds, times.encoded, times.encode_seconds,
+            self.slots_in_use, evictions, self._runner.slots, self._runner.max_batch,
+        )  # fmt: skip
 
     def _announce(self, batch: Batch) -> None:
         ids: defaultdict[int, list[int]] = defaultdict(list)
@@ -232,13 +237,6 @@ def _reply(item: TrackItem, outcome: Found | Refused, started_at: float, is_smal
         return MemoryMissing(item.item_id) if outcome.is_for_memory and is_smaller else Failed(item.item_id, outcome.message)
     queued = max(0.0, started_at - item.arrived_at)
     return Predicted(item.item_id, outcome.box, outcome.score, queued, outcome.backbone_seconds, outcome.batch_size)
-
-
-def _stats(batch_size: int, times: StepTimes, slots_in_use: int, evictions: int) -> BatchStats:
-    return BatchStats(
-        batch_size, times.padded_size, times.stage_seconds, times.head_seconds, times.encoded, times.encode_seconds,
-        slots_in_use, evictions,
-    )  # fmt: skip
 
 
 def _listen(path: str) -> socket.socket:

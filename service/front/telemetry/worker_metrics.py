@@ -103,8 +103,7 @@ class _Teller(_Observer):
         self._device = hello.device
         self._pong_at = self._metrics.clock()
         self._up.set(1)
-        self._slots.set(hello.slots)
-        self._capacity.set(hello.max_batch)
+        self._set_room(hello)
         names = (self._metrics.release, hello.variant, hello.weights_sha256, hello.device, hello.precision)
         self._metrics.info.labels(*names).set(1)
 
@@ -120,6 +119,7 @@ class _Teller(_Observer):
             self._metrics.encode.labels(self._device).observe(stats.encode_seconds)
         self._metrics.evictions.inc(stats.evictions)
         self._in_use.set(stats.slots_in_use)
+        self._set_room(stats)
 
     def on_pong(self, slots_in_use: int) -> None:
         self._pong_at = self._metrics.clock()
@@ -128,6 +128,10 @@ class _Teller(_Observer):
     def on_lost(self) -> None:
         self._up.set(0)
         self._lost_at = self._metrics.clock()
+
+    def _set_room(self, said: Hello | BatchStats) -> None:
+        self._slots.set(said.slots)
+        self._capacity.set(said.max_batch)
 
     def refresh(self) -> None:
         """The age of the last heartbeat is now another."""

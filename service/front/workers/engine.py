@@ -91,7 +91,7 @@ class Engine:
 
     @property
     def slots(self) -> int:
-        """Of the present worker, or the last one."""
+        """Of the present worker, or the last one, as it said last."""
         return self._slots
 
     @property
@@ -240,7 +240,7 @@ class Engine:
                 if self._outbox is not None:
                     self._outbox.post_again(message.item_id)
             case BatchStats():
-                self._slots_in_use = message.slots_in_use
+                self._slots, self._slots_in_use = message.slots, message.slots_in_use
                 self._observer.on_stats(message)
             case Pong():
                 self._heartbeat.on_answer()
