@@ -12,9 +12,12 @@ from torch import Tensor
 
 from model.checkpoint import save_model
 from model.config import VARIANTS, ModelConfig
+from model.crop import cut
+from model.geometry import crop_window
 from model.memory import MemoryPool, TemplateMemory
 from model.mixformer import MixFormer, Prediction
 from service import device
+from service.commands.synthetic import synthetic_clip
 from service.commands.weights import DEFAULT_WEIGHTS
 from service.config import SettingsError
 from service.messages import TrackItem
@@ -183,7 +186,13 @@ def test_a_runner_says_that_it_multiplies_integers(monkeypatch: pytest.MonkeyPat
     exact = Runner(tiny.settings(DEFAULT_WEIGHTS, slots=1, cache_dir=str(tmp_path)))
     assert exact.hello().precision == "float32"
     assert len(list(tmp_path.iterdir())) == 2, "each has graphs of its own"
-    (rounded,), (float32,) = found(integers, work(0)), found(exact, work(0))
+    clip = iter(synthetic_clip(320, 240, 2))
+    (first, box), (second, _) = next(clip), next(clip)
+    config = VARIANTS["mixvit_tiny"]
+    template = cut(first, crop_window(box, config.template_factor), config.template_size).tobytes()
+    search = cut(second, crop_window(box, config.search_factor), config.search_size).tobytes()
+    square = Work(0, search, (template, template))
+    (rounded,), (float32,) = found(integers, square), found(exact, square)
     assert rounded.box != float32.box
     assert rounded.box == pytest.approx(float32.box, abs=0.05)
 
